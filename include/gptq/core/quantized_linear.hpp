@@ -1,0 +1,33 @@
+/// The result of quantizing one linear layer.
+#pragma once
+
+#include <gptq/core/matrix.hpp>
+#include <gptq/core/report.hpp>
+#include <gptq/core/spec.hpp>
+
+#include <cstdint>
+#include <vector>
+
+namespace gptq {
+inline namespace v0 {
+
+/// Integer codes and their grids: weight(n, k) = scales(g, n) · (codes(k, n) − zeros(g, n)) with g = g_idx[k].
+/// Rows of `codes` are inputs in stored order, columns are outputs: the layout that packed words have.
+template <template <class> class Matrix>
+struct basic_quantized_linear {
+  quant_spec spec;
+  Matrix<std::uint8_t> codes;       ///< [in × out], 0 … 2^bits − 1
+  Matrix<float> scales;             ///< [groups × out], positive
+  Matrix<std::uint8_t> zeros;       ///< [groups × out]
+  std::vector<std::int32_t> g_idx;  ///< [in], the group of each input
+  linear_report report;
+
+  [[nodiscard]] index_t in_features() const { return codes.rows(); }
+  [[nodiscard]] index_t out_features() const { return codes.cols(); }
+  [[nodiscard]] index_t groups() const { return scales.rows(); }
+};
+
+using quantized_linear = basic_quantized_linear<matrix>;
+
+}  // namespace v0
+}  // namespace gptq
