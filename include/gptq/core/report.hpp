@@ -3,6 +3,8 @@
 
 #include <gptq/core/matrix.hpp>
 
+#include <string>
+
 namespace gptq {
 inline namespace v0 {
 
@@ -41,6 +43,7 @@ struct linear_report {
   double damped_loss = -1;   ///< tr(E·(H+λI)·Eᵀ), absolute; the public reference prints half of it
   double rel_loss = -1;      ///< of the codes found
   double rel_loss_rtn = -1;  ///< of rounding to nearest on the same kind of grid
+  std::string detail;        ///< what was seen, where status is not ok
 };
 
 }  // namespace v0

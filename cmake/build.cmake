@@ -1,0 +1,56 @@
+# How this project's own programs (app, examples, tests, benchmarks) are compiled. Nothing here reaches a user's build.
+
+set(gptq_native_flags "")
+if(GPTQ_NATIVE AND NOT GPTQ_SANITIZE)
+  include(CheckCXXCompilerFlag)
+  check_cxx_compiler_flag("-march=native -mtune=generic" GPTQ_HAS_MARCH_NATIVE)
+  if(GPTQ_HAS_MARCH_NATIVE)
+    set(gptq_native_flags -march=native -mtune=generic)
+    message(STATUS "gptq: programs are built for this machine (${CMAKE_SYSTEM_PROCESSOR}, -march=native -mtune=generic); "
+                   "-DGPTQ_NATIVE=OFF for any machine of its kind")
+  endif()
+endif()
+
+# Builds the target for this machine's processor: Eigen is three times slower without.
+function(gptq_tune target)
+  foreach(flag IN LISTS gptq_native_flags)
+    target_compile_options(${target} PRIVATE $<$<COMPILE_LANGUAGE:CXX>:${flag}> $<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=${flag}>)
+  endforeach()
+endfunction()
+
+set(gptq_warning_flags -Wall -Wextra -Wconversion -Wshadow -Wsign-conversion)
+if(GPTQ_WERROR)
+  list(APPEND gptq_warning_flags -Werror)
+endif()
+
+# Warnings, sanitizers and tuning, for every program of this project.
+function(gptq_program target)
+  target_compile_options(${target} PRIVATE "$<$<COMPILE_LANGUAGE:CXX>:${gptq_warning_flags}>")
+  gptq_tune(${target})
+  if(GPTQ_SANITIZE)
+    set(flags -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer)
+    target_compile_options(${target} PRIVATE "$<$<COMPILE_LANGUAGE:CXX>:${flags};-D_GLIBCXX_ASSERTIONS>")
+    target_link_options(${target} PRIVATE ${flags})
+  endif()
+endfunction()
+
+# gptq_link(<target> <component>...) links gptq::gptq and those of the components that are available.
+function(gptq_link target)
+  target_link_libraries(${target} PRIVATE gptq::gptq)
+  foreach(component IN LISTS ARGN)
+    if(component IN_LIST gptq_available)
+      target_link_libraries(${target} PRIVATE gptq::${component})
+    endif()
+  endforeach()
+endfunction()
+
+# gptq_have(<variable> <component>...) sets the variable to TRUE where all of the components are available.
+function(gptq_have variable)
+  set(all TRUE)
+  foreach(component IN LISTS ARGN)
+    if(NOT component IN_LIST gptq_available)
+      set(all FALSE)
+    endif()
+  endforeach()
+  set(${variable} ${all} PARENT_SCOPE)
+endfunction()

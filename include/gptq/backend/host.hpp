@@ -1,0 +1,150 @@
+/// The host backend: Eigen's products, OpenMP where the compiler has it on. Compile for the machine
+/// (-O3 -march=native -mtune=generic): without, Eigen is three times slower.
+#pragma once
+
+#include <gptq/backend/host/cholesky.hpp>
+#include <gptq/backend/host/column_block.hpp>
+#include <gptq/backend/host/grid_fit.hpp>
+#include <gptq/core/backend.hpp>
+
+#include <algorithm>
+#include <vector>
+
+namespace gptq {
+inline namespace v0 {
+
+/// Models quantize_backend in memory of the host. It has no state: threads are OpenMP's (omp_set_num_threads).
+///   Scalar  float, or double where results are to be compared digit by digit
+template <class Scalar>
+class basic_host_backend {
+ public:
+  using scalar = Scalar;
+  static constexpr memory_space space = memory_space::host;
+  template <class T>
+  using matrix_type = matrix<T>;
+
+  template <class T>
+  matrix<T> make(index_t rows, index_t cols) {
+    return {rows, cols};
+  }
+  template <class T>
+  void upload(matrix_view<T const> from, std::type_identity_t<matrix_view<T>> to) {
+    copy_rows(from, to);
+  }
+  template <class T>
+  void download(matrix_view<T const> from, std::type_identity_t<matrix_view<T>> to) {
+    copy_rows(from, to);
+  }
+  void download(matrix<Scalar> const& from, matrix_view<Scalar> to) { copy_rows(from.view(), to); }
+  template <class T>
+  void fill(matrix_view<T> x, std::type_identity_t<T> value) {
+    for (index_t r = 0; r < x.rows; ++r) std::fill_n(x.row(r), x.cols, value);
+  }
+  void fill(matrix<Scalar>& x, Scalar value) { fill(x.view(), value); }
+  void copy(matrix_view<Scalar const> from, matrix_view<Scalar> to) { copy_rows(from, to); }
+  void add(matrix_view<Scalar const> x, matrix_view<Scalar> y) {
+    for (index_t r = 0; r < x.rows; ++r)
+      for (index_t c = 0; c < x.cols; ++c) y(r, c) += x(r, c);
+  }
+
+  template <class T>
+  bool all_finite(matrix_view<T const> x) {
+    return detail::all_finite<T>(x);
+  }
+  template <class T>
+  void add_gram(matrix_view<T const> x, matrix_view<Scalar> gram) {
+    detail::add_gram<Scalar, T>(x, gram);
+  }
+  std::vector<double> diagonal(matrix_view<Scalar const> gram) {
+    std::vector<double> d(static_cast<std::size_t>(gram.rows));
+    for (index_t i = 0; i < gram.rows; ++i) d[static_cast<std::size_t>(i)] = static_cast<double>(gram(i, i));
+    return d;
+  }
+  void gather_hessian(matrix_view<Scalar const> gram, matrix_view<std::int32_t const> order, double scale,
+                      matrix_view<Scalar const> diagonal, matrix_view<Scalar> out) {
+    index_t const n = gram.rows;
+    detail::parallel_pieces(n, 32, [&](index_t first, index_t count) {
+      for (index_t p = first; p < first + count; ++p) {
+        index_t const row = order(0, n - 1 - p);
+        for (index_t r = 0; r < p; ++r) {
+          index_t const col = order(0, n - 1 - r);
+          out(p, r) = static_cast<Scalar>(scale * static_cast<double>(row > col ? gram(row, col) : gram(col, row)));
+        }
+        out(p, p) = diagonal(0, n - 1 - p);
+      }
+    });
+  }
+  bool cholesky(matrix_view<Scalar> a, precision p) {
+    if constexpr (std::is_same_v<Scalar, float>)
+      if (p == precision::fp64) return detail::cholesky_fp64(a);
+    return detail::cholesky<Scalar>(a);
+  }
+  void feedback_from_cholesky(matrix_view<Scalar> a, matrix_view<Scalar> pivots) {
+    detail::feedback_from_cholesky<Scalar>(a, pivots);
+  }
+
+  template <class W>
+  void gather_weights(matrix_view<W const> w, matrix_view<std::int32_t const> order,
+                      matrix_view<std::uint8_t const> live, matrix_view<Scalar> out) {
+    constexpr index_t edge = 16;  // outputs at once: a line of each matrix, read and written whole
+    detail::parallel_pieces(w.rows, edge, [&](index_t first, index_t count) {
+      for (index_t j = 0; j < out.rows; ++j) {
+        index_t const stored = order(0, j);
+        Scalar* const to = out.row(j) + first;
+        for (index_t n = 0; n < count; ++n)
+          if constexpr (std::is_floating_point_v<W>)
+            to[n] = live(0, stored) ? static_cast<Scalar>(w(first + n, stored)) : Scalar(0);
+          else
+            to[n] = live(0, stored) ? static_cast<Scalar>(to_float(w(first + n, stored))) : Scalar(0);
+      }
+    });
+  }
+  template <int Bits, bool Sym>
+  void fit_grid(matrix_view<Scalar const> values, grid_options const& options, matrix_view<Scalar> scales,
+                matrix_view<std::uint8_t> zeros) {
+    detail::fit_grid<Bits, Sym, Scalar>(values, options, scales, zeros);
+  }
+  template <int Bits>
+  void quantize_block(column_block<basic_host_backend> const& block) {
+    constexpr index_t width = detail::strip_width<Scalar>;
+    detail::parallel_pieces(block.weights.cols, width, [&](index_t first, index_t count) {
+      matrix<Scalar> strip(block.weights.rows, width);
+      detail::quantize_strip<Bits, basic_host_backend>(block, first, count, strip.data());
+    });
+  }
+  void multiply_add(Scalar alpha, matrix_view<Scalar const> a, matrix_view<Scalar const> x, matrix_view<Scalar> y) {
+    detail::eigen(y).noalias() += alpha * (detail::eigen(a) * detail::eigen(x));
+  }
+  void solve_unit_lower(matrix_view<Scalar const> f, matrix_view<Scalar> x) {
+    detail::solve_unit_lower_strips<Scalar>(f, x);
+  }
+  void add_squares(matrix_view<Scalar const> y, matrix_view<Scalar const> weights, matrix_view<double> sums) {
+    for (index_t r = 0; r < y.rows; ++r)
+      for (index_t c = 0; c < y.cols; ++c) {
+        auto const x = static_cast<double>(weights(0, r) * y(r, c));
+        sums(0, c) += x * x;
+      }
+  }
+
+  /// Strips of outputs, solved independently: wide enough for full-rate products, enough of them to keep threads busy.
+  template <class F>
+  void for_each_strip(index_t outputs, F&& f) {
+    index_t const threads = detail::thread_count();
+    index_t const wanted = (outputs + 2 * threads - 1) / (2 * threads);
+    index_t const width = std::clamp<index_t>((wanted + 63) / 64 * 64, 64, 512);
+    detail::parallel_pieces(outputs, width, f);
+  }
+  [[nodiscard]] index_t outer_block() const { return 256; }
+
+ private:
+  template <class T>
+  static void copy_rows(matrix_view<T const> from, matrix_view<T> to) {
+    for (index_t r = 0; r < from.rows; ++r) std::copy_n(from.row(r), from.cols, to.row(r));
+  }
+};
+
+using host_backend = basic_host_backend<float>;
+static_assert(quantize_backend<host_backend> && quantize_backend<basic_host_backend<double>>);
+
+}  // namespace v0
+}  // namespace gptq

@@ -1,0 +1,96 @@
+/// The narrow waist: what the GPTQ algorithm asks of a backend. Each verb is a whole-matrix operation, coarse enough to
+/// be one kernel or one BLAS call; the algorithm in quant/ is written once against this list and leans on nothing else.
+///
+/// Conventions. `scalar` is the type of the arithmetic (float; double in tests). Solver matrices are transposed and in
+/// processing order: row j holds, for all outputs, the input column that is quantized as number j. Views carry the
+/// backend's memory space. Verbs may be asynchronous; those that return a value have waited for it.
+#pragma once
+
+#include <gptq/core/grid.hpp>
+#include <gptq/core/matrix.hpp>
+
+#include <concepts>
+#include <cstdint>
+#include <vector>
+
+namespace gptq {
+inline namespace v0 {
+
+/// Arithmetic of a factorization: the backend's own scalar, or fp64 as the first thing to try when that fails.
+enum class precision : unsigned char { native, fp64 };
+
+template <class B, class T>
+using view_of = matrix_view<T, B::space>;
+template <class B, class T>
+using matrix_of = typename B::template matrix_type<T>;
+
+/// How to quantize one block of consecutive columns; every view but `weights`, `codes` and `losses` is read only.
+template <class B>
+struct column_block {
+  using scalar = typename B::scalar;
+  view_of<B, scalar const> feedback;      ///< [b × b] unit lower triangle F of the block
+  view_of<B, scalar const> correction;    ///< [b × out] what earlier blocks feed forward into these columns
+  view_of<B, scalar const> pivots;        ///< [1 × b] V_jj: the loss of column j counts with its square
+  view_of<B, scalar const> excess;        ///< [1 × b] root of what damping added to the diagonal of H
+  view_of<B, std::int32_t const> groups;  ///< [1 × b] row of scales and zeros that serves each column
+  view_of<B, std::int32_t const> order;   ///< [1 × b] row of `codes` (stored input) that each column goes to
+  view_of<B, scalar const> scales;        ///< [groups × out]
+  view_of<B, std::uint8_t const> zeros;   ///< [groups × out]
+  view_of<B, scalar> weights;             ///< [b × out] in: original weights; out: errors E = W − Q
+  view_of<B, std::uint8_t> codes;         ///< [in × out], rows in stored order
+  view_of<B, double> losses;              ///< [2 × out] accumulates Σ ((w′−q)·V_jj)² and Σ (excess_j·E_j)²
+};
+
+/// The requirements. For a backend b, matrices a, c, x, y of its scalar and `int` index vectors in its memory:
+///
+///   b.make<T>(rows, cols)                 an uninitialised matrix, owned by the caller
+///   b.upload(host, view), b.download(view, host)
+///   b.fill(view, value) · b.copy(from, to) · b.add(x, y)              y += x
+///   b.all_finite(x)                       no NaN or Inf in x, of any input type
+///   b.add_gram(x, gram)                   lower triangle of gram += xᵀ·x; x is [tokens × in], any input type
+///   b.diagonal(gram)                      as doubles, on the host
+///   b.gather_hessian(gram, order, scale, diagonal, out)
+///                                         out(p, r) = scale·gram(π(K−1−p), π(K−1−r)) for r < p, `diagonal`(K−1−p) at r
+///                                         == p
+///   b.cholesky(a, precision)              lower triangle in place; false if a pivot is not positive and finite
+///   b.feedback_from_cholesky(a, pivots)   V = J·L·J: a becomes the unit lower triangle F = (V·diag(pivots)⁻¹)ᵀ, zeros
+///   above b.gather_weights(w, order, live, out) out(j, n) = live[π(j)] ? w(n, π(j)) : 0;  w is [out × in], any input
+///   type b.fit_grid<Bits, Sym>(values, options, scales, zeros)   one group for all outputs: values [g × out] → [1 ×
+///   out] each b.quantize_block<Bits>(column_block)  columns in order: w′_j = w_j + correction_j + Σ_{i<j} F_ji·E_i,
+///   quantize, E_j = w_j − q_j b.multiply_add(a, x, y)               y += a·x b.solve_unit_lower(f, x)              x ←
+///   F⁻¹·x b.add_squares(y, weights, sums)       sums(0, n) += Σ_j weights(0, j)·y(j, n)², accumulated in double
+///   b.for_each_strip(outputs, f)          f(first, count) over a partition of the outputs, perhaps at once: rows of W
+///   are independent b.outer_block()                       columns between two large products; rounded up to whole
+///   blocks
+template <class B>
+concept quantize_backend =
+    (std::same_as<typename B::scalar, float> || std::same_as<typename B::scalar, double>)&&requires(
+        B& b, view_of<B, typename B::scalar> m, view_of<B, typename B::scalar const> c, view_of<B, float const> x,
+        view_of<B, std::int32_t const> order, view_of<B, std::uint8_t const> live, view_of<B, std::uint8_t> zeros,
+        view_of<B, double> sums, matrix_view<typename B::scalar> host, matrix_view<typename B::scalar const> host_c,
+        typename B::scalar value, grid_options const& options, column_block<B> const& block, precision p, index_t n) {
+  { b.template make<typename B::scalar>(n, n) } -> std::same_as<matrix_of<B, typename B::scalar>>;
+  { b.template make<std::uint8_t>(n, n) } -> std::same_as<matrix_of<B, std::uint8_t>>;
+  b.upload(host_c, m);
+  b.download(c, host);
+  b.fill(m, value);
+  b.copy(c, m);
+  b.add(c, m);
+  { b.all_finite(x) } -> std::same_as<bool>;
+  b.add_gram(x, m);
+  { b.diagonal(c) } -> std::same_as<std::vector<double>>;
+  b.gather_hessian(c, order, double(), host_c, m);
+  { b.cholesky(m, p) } -> std::same_as<bool>;
+  b.feedback_from_cholesky(m, m);
+  b.gather_weights(x, order, live, m);
+  b.template fit_grid<4, true>(c, options, m, zeros);
+  b.template quantize_block<4>(block);
+  b.multiply_add(value, c, c, m);
+  b.solve_unit_lower(c, m);
+  b.add_squares(c, c, sums);
+  b.for_each_strip(n, [](index_t, index_t) {});
+  { b.outer_block() } -> std::convertible_to<index_t>;
+};
+
+}  // namespace v0
+}  // namespace gptq

@@ -1,0 +1,137 @@
+/// The column pass of GPTQ: quantize one column after the other, and let later columns make up for the error.
+///
+/// The pass is left-looking and works on transposed weights, row j = the input column processed as number j. A block p
+/// of columns first receives C_p = F_{p,<p}·E_{<p} from all columns before it (one product); inside the block the
+/// backend goes column by column. Grids that are found during the pass need the columns of a block as they are *before*
+/// any of them is quantized: W_p + F_pp⁻¹·C_p, which is exactly what the reference holds at the start of a block.
+/// Groups smaller than a block take their grids from that state too, as the reference does.
+#pragma once
+
+#include <gptq/core/backend.hpp>
+#include <gptq/quant/factor.hpp>
+
+#include <algorithm>
+#include <numeric>
+#include <vector>
+
+namespace gptq {
+inline namespace v0 {
+
+namespace detail {
+
+/// What one solve produces for a strip of outputs, and what it needs beyond the factor.
+template <class B>
+struct solve_target {
+  view_of<B, std::uint8_t> codes;         ///< [in × outputs] stored order
+  view_of<B, typename B::scalar> scales;  ///< [groups × outputs]
+  view_of<B, std::uint8_t> zeros;         ///< [groups × outputs]
+  view_of<B, double> losses;              ///< [2 × outputs], zeroed
+  view_of<B, std::int32_t const> groups;  ///< [1 × in] row of scales for each *position*
+};
+
+/// Whether grids are known before the pass.
+constexpr bool grids_up_front(quant_spec const& s) { return s.static_groups || s.group_size == -1; }
+
+/// Columns that are quantized between two looks at the grids.
+constexpr index_t block_size(quant_spec const& s) {
+  return grids_up_front(s) ? grid_block : (std::max)(grid_block, s.group_size);
+}
+
+/// Fits one grid per group of consecutive rows of x into the rows of scales and zeros that `row_of` names.
+template <int Bits, bool Sym, class B, class RowOf>
+void fit_groups(B& b, view_of<B, typename B::scalar const> x, index_t group_size, grid_options const& options,
+                solve_target<B> const& out, RowOf&& row_of) {
+  for (index_t r = 0; r < x.rows; r += group_size) {
+    index_t const g = row_of(r);
+    b.template fit_grid<Bits, Sym>(x.row_range(r, (std::min)(group_size, x.rows - r)), options,
+                                   out.scales.row_range(g, 1), out.zeros.row_range(g, 1));
+  }
+}
+
+/// Quantizes the strip whose transposed weights in processing order are `weights`; on return those hold E = W − Q.
+/// `stored` [in × outputs], weights in stored order, is read only where grids are found up front. Without
+/// feedback this is rounding to nearest.
+template <int Bits, bool Sym, quantize_backend B>
+void solve_strip(B& b, factor<B> const& f, std::vector<std::int32_t> const& groups, quant_spec const& spec,
+                 grid_options const& options, bool feedback, view_of<B, typename B::scalar const> stored,
+                 view_of<B, typename B::scalar> weights, solve_target<B> const& out) {
+  using scalar = typename B::scalar;
+  using const_view = view_of<B, scalar const>;
+  index_t const in = weights.rows;
+  index_t const n = weights.cols;
+  index_t const size = spec.group_size == -1 ? in : spec.group_size;
+  index_t const block = block_size(spec);
+  bool const up_front = grids_up_front(spec);
+  if (up_front) fit_groups<Bits, Sym>(b, stored, size, options, out, [&](index_t r) { return r / size; });
+
+  index_t const outer = feedback ? (b.outer_block() + block - 1) / block * block : block;
+  auto correction_storage = b.template make<scalar>((std::min)(outer, in), n);
+  auto updated_storage = b.template make<scalar>((std::min)(block, in), n);
+  view_of<B, scalar> const all_corrections = correction_storage;
+  view_of<B, scalar> const all_updated = updated_storage;
+  const_view const no_feedback;
+
+  for (index_t o = 0; o < in; o += outer) {
+    index_t const outer_rows = (std::min)(outer, in - o);
+    auto const corrections = all_corrections.row_range(0, outer_rows);
+    b.fill(corrections, scalar(0));
+    if (feedback && o > 0)
+      b.multiply_add(scalar(1), const_view(f.feedback).block(o, 0, outer_rows, o), weights.row_range(0, o),
+                     corrections);
+
+    for (index_t p = o; p < o + outer_rows; p += block) {
+      index_t const rows = (std::min)(block, in - p);
+      auto const columns = weights.row_range(p, rows);
+      auto const correction = corrections.row_range(p - o, rows);
+      auto const triangle = feedback ? const_view(f.feedback).block(p, p, rows, rows) : no_feedback;
+      if (feedback && p > o)
+        b.multiply_add(scalar(1), const_view(f.feedback).block(p, o, rows, p - o), weights.row_range(o, p - o),
+                       correction);
+      if (!up_front) {
+        auto const updated = all_updated.row_range(0, rows);
+        b.copy(correction, updated);
+        if (feedback && p > 0) solve_unit_lower<B>(b, triangle, updated);
+        b.add(columns, updated);
+        fit_groups<Bits, Sym>(b, updated, size, options, out,
+                              [&](index_t r) { return groups[static_cast<std::size_t>(p + r)]; });
+      }
+      b.template quantize_block<Bits>(column_block<B>{
+          .feedback = triangle,
+          .correction = correction,
+          .pivots = feedback ? const_view(f.pivots).col_range(p, rows) : no_feedback,
+          .excess = feedback ? const_view(f.excess).col_range(p, rows) : no_feedback,
+          .groups = out.groups.col_range(p, rows),
+          .order = view_of<B, std::int32_t const>(f.order).col_range(p, rows),
+          .scales = out.scales,
+          .zeros = out.zeros,
+          .weights = columns,
+          .codes = out.codes,
+          .losses = out.losses,
+      });
+    }
+  }
+}
+
+/// Squared outputs of x [in × outputs], weights or errors in processing order: row 0 of sums gets diag(xᵀ·(H+λI)·x),
+/// row 1 the part of it that is damping.
+template <quantize_backend B>
+void add_energy(B& b, factor<B> const& f, view_of<B, typename B::scalar const> x, view_of<B, double> sums) {
+  using scalar = typename B::scalar;
+  using const_view = view_of<B, scalar const>;
+  index_t const in = x.rows;
+  index_t const block = (std::min)(in, (std::max)(index_t(grid_block), index_t(b.outer_block())));
+  auto y_storage = b.template make<scalar>(block, x.cols);
+  for (index_t p = 0; p < in; p += block) {
+    index_t const rows = (std::min)(block, in - p);
+    auto const y = view_of<B, scalar>(y_storage).row_range(0, rows);
+    b.fill(y, scalar(0));
+    b.multiply_add(scalar(1), const_view(f.feedback).block(p, 0, rows, p + rows), x.row_range(0, p + rows), y);
+    b.add_squares(y, const_view(f.pivots).col_range(p, rows), sums.row_range(0, 1));
+  }
+  b.add_squares(x, f.excess, sums.row_range(1, 1));
+}
+
+}  // namespace detail
+
+}  // namespace v0
+}  // namespace gptq
