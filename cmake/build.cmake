@@ -18,7 +18,11 @@ function(gptq_tune target)
   endforeach()
 endfunction()
 
-set(gptq_warning_flags -Wall -Wextra -Wconversion -Wshadow -Wsign-conversion)
+set(gptq_portable_warnings -Wall -Wextra -Wconversion -Wshadow -Wsign-conversion)
+set(gptq_warning_flags ${gptq_portable_warnings})
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
+  list(APPEND gptq_warning_flags -Wno-maybe-uninitialized -Wno-uninitialized)  # false in its own AVX-512 intrinsics
+endif()
 if(GPTQ_WERROR)
   list(APPEND gptq_warning_flags -Werror)
 endif()

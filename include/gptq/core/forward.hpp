@@ -1,9 +1,9 @@
 /// The second concept of a backend: what running a decoder asks for. A backend that only quantizes does without it.
 ///
 /// Activations are row-major [tokens × features], element type `B::activation` (float on the host; a device may use a
-/// 16-bit type). Samples lie one after the other along the tokens, whole and without padding, so that products are large;
-/// only attention knows where a sample begins. Heads are slices of columns that a head_layout locates, so projections
-/// that are stored fused (q, k and v in one matrix, key and value interleaved) need no copy.
+/// 16-bit type). Samples lie one after the other along the tokens, whole and without padding, so that products are
+/// large; only attention knows where a sample begins. Heads are slices of columns that a head_layout locates, so
+/// projections that are stored fused (q, k and v in one matrix, key and value interleaved) need no copy.
 #pragma once
 
 #include <gptq/core/backend.hpp>
@@ -12,7 +12,6 @@
 #include <concepts>
 #include <cstdint>
 #include <span>
-#include <string_view>
 
 namespace gptq {
 inline namespace v0 {
@@ -26,8 +25,8 @@ struct head_layout {
   index_t stride = 0;
 };
 
-/// Rows of each sample: sample s has the queries [queries[s], queries[s+1]) and the keys [keys[s], keys[s+1]). Without a
-/// cache of earlier keys both are the same; with one, the last query of a sample stands at its last key.
+/// Rows of each sample: sample s has the queries [queries[s], queries[s+1]) and the keys [keys[s], keys[s+1]). Without
+/// a cache of earlier keys both are the same; with one, the last query of a sample stands at its last key.
 struct sequence_bounds {
   std::span<index_t const> queries;
   std::span<index_t const> keys;
@@ -49,18 +48,20 @@ struct attention_shape {
 /// The requirements. For a backend b; `x` and `y` are activations, weights are [out × in]:
 ///
 ///   b.make<T>(rows, cols)                      an uninitialised matrix
-///   b.adopt<T>(host_matrix)                    the host matrix as one of T in the backend's memory; a move where it can be
-///   b.copy(from, to) · b.download(view, host)  elements as they are; download waits
-///   b.embed(ids, table, scale, y)              y(t, :) = scale·table(ids(0, t), :); ids are [1 × tokens] and valid
-///   b.rms_norm(x, weight, eps, unit_offset, y) y = x / sqrt(mean(x²) + eps) · (weight, or 1 + weight); y may be x; rows may
+///   b.adopt<T>(host_matrix)                    the host matrix as one of T in the backend's memory; a move where it
+///   can be b.copy(from, to) · b.download(view, host)  elements as they are; download waits b.embed(ids, table, scale,
+///   y)              y(t, :) = scale·table(ids(0, t), :); ids are [1 × tokens] and valid b.rms_norm(x, weight, eps,
+///   unit_offset, y) y = x / sqrt(mean(x²) + eps) · (weight, or 1 + weight); y may be x; rows may
 ///                                              be strided
 ///   b.linear(x, w, bias, y)                    y = x·wᵀ + bias; an empty view is no bias
 ///   b.add_linear(x, w, bias, y)                y += x·wᵀ + bias
 ///   b.rotate(x, layout, heads, cos, sin, positions)
-///                                              in place, half-split: with c = cos(p, i), s = sin(p, i), p = positions(0, t)
-///                                              (x_i, x_{i+r}) ← (c·x_i − s·x_{i+r}, c·x_{i+r} + s·x_i), i < r; tables are
-///                                              [positions × r], columns of a head beyond 2r stay as they are
-///   b.attention(q, k, v, bounds, shape, y)     causal softmax attention; y [queries × heads·head_dim], heads in order. No
+///                                              in place, half-split: with c = cos(p, i), s = sin(p, i), p =
+///                                              positions(0, t) (x_i, x_{i+r}) ← (c·x_i − s·x_{i+r}, c·x_{i+r} +
+///                                              s·x_i), i < r; tables are [positions × r], columns of a head beyond 2r
+///                                              stay as they are
+///   b.attention(q, k, v, bounds, shape, y)     causal softmax attention; y [queries × heads·head_dim], heads in order.
+///   No
 ///                                              matrix of queries × keys for all heads at once
 ///   b.gated_activation(f, gate, up, y)         y = f(gate)·up; y may be gate
 ///   b.add(x, y)                                y += x
@@ -74,8 +75,9 @@ concept forward_backend = requires {
            matrix<float> owned, index_t n, float s, activation_function f, sequence_bounds bounds,
            attention_shape const& shape) {
   { b.template make<typename B::activation>(n, n) } -> std::same_as<matrix_of<B, typename B::activation>>;
-  { b.template adopt<typename B::activation>(static_cast<matrix<float>&&>(owned)) }
-    -> std::same_as<matrix_of<B, typename B::activation>>;
+  {
+    b.template adopt<typename B::activation>(static_cast<matrix<float>&&>(owned))
+    } -> std::same_as<matrix_of<B, typename B::activation>>;
   { b.template adopt<float>(static_cast<matrix<float>&&>(owned)) } -> std::same_as<matrix_of<B, float>>;
   b.copy(x, y);
   b.download(x, host);
@@ -96,9 +98,9 @@ concept forward_backend = requires {
 ///                                                  same_top[t] = 1 where the first largest logit is at the same place
 /// Results are on the host when the call returns, accurate to double rounding of the logits given.
 template <class B>
-concept evaluation_backend = forward_backend<B> && requires(B& b, view_of<B, typename B::activation const> logits,
-                                                            view_of<B, std::int32_t const> targets,
-                                                            std::span<double> values, std::span<std::uint8_t> flags) {
+concept evaluation_backend = forward_backend<B> &&
+    requires(B& b, view_of<B, typename B::activation const> logits, view_of<B, std::int32_t const> targets,
+             std::span<double> values, std::span<std::uint8_t> flags) {
   b.cross_entropy(logits, targets, values);
   b.divergence(logits, logits, values, flags);
 };

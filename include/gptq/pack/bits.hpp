@@ -1,9 +1,9 @@
 /// Codes of 2, 3, 4 or 8 bits as little-endian bit streams in 32-bit words: code k occupies bits [k·b, k·b + b), word w
-/// holds bits [32w, 32w + 32), unused high bits of the last word are zero. For 3 bits, codes 10 and 21 of each 32 straddle
-/// two words.
+/// holds bits [32w, 32w + 32), unused high bits of the last word are zero. For 3 bits, codes 10 and 21 of each 32
+/// straddle two words.
 ///
-/// Weights are packed down the columns of a [K × N] code matrix: a word row is an OR of shifted code rows, so all loops run
-/// along rows and vectorise. Zero points are packed along the rows of a [G × N] matrix.
+/// Weights are packed down the columns of a [K × N] code matrix: a word row is an OR of shifted code rows, so all loops
+/// run along rows and vectorise. Zero points are packed along the rows of a [G × N] matrix.
 #pragma once
 
 #include <gptq/core/error.hpp>
@@ -55,7 +55,8 @@ void pack_word_row(std::uint8_t const* const* rows, std::int32_t* __restrict out
 template <int Bits, int... Word>
 void pack_run(std::uint8_t const* const* rows, std::int32_t* const* out, index_t n,
               std::integer_sequence<int, Word...>) {
-  (pack_word_row<Bits, Word>(rows, out[Word], n, std::make_integer_sequence<int, code_run<Bits>::count_of(Word)>{}), ...);
+  (pack_word_row<Bits, Word>(rows, out[Word], n, std::make_integer_sequence<int, code_run<Bits>::count_of(Word)>{}),
+   ...);
 }
 
 /// codes [K × N] → words [word_count(K) × N]; codes must be below 2^Bits.
@@ -95,7 +96,8 @@ void unpack_code_row(std::byte const* words, index_t stride, std::uint8_t* __res
 
 /// Rows [0, count) of a run; `count` stops short of words that a ragged end does not have.
 template <int Bits, int... J>
-void unpack_run(std::byte const* words, index_t stride, matrix_view<std::uint8_t> codes, std::integer_sequence<int, J...>) {
+void unpack_run(std::byte const* words, index_t stride, matrix_view<std::uint8_t> codes,
+                std::integer_sequence<int, J...>) {
   ((J < codes.rows ? unpack_code_row<Bits, J>(words, stride, codes.row(J), codes.cols) : void()), ...);
 }
 
@@ -136,8 +138,8 @@ inline matrix<std::int32_t> pack_rows(matrix_view<std::uint8_t const> codes, int
   return words;
 }
 
-/// The reverse, from words at any alignment: the first codes.rows codes of codes.cols columns. `stride` is in bytes from
-/// one row of words to the next.
+/// The reverse, from words at any alignment: the first codes.rows codes of codes.cols columns. `stride` is in bytes
+/// from one row of words to the next.
 inline void unpack_rows(std::byte const* words, index_t stride, int bits, matrix_view<std::uint8_t> codes) {
   detail::with_bits(bits, [&]<int Bits>() { detail::unpack_rows<Bits>(words, stride, codes); });
 }

@@ -1,5 +1,5 @@
-/// Weights from codes: weight(n, k) = scale(g, n) · (code(k, n) − zero(g, n)), g the group of input k; exact in float for
-/// float16 scales.
+/// Weights from codes: weight(n, k) = scale(g, n) · (code(k, n) − zero(g, n)), g the group of input k; exact in float
+/// for float16 scales.
 #pragma once
 
 #include <gptq/core/quantized_linear.hpp>
@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
+#include <cstring>
 #include <vector>
 
 namespace gptq {
@@ -19,7 +20,39 @@ namespace detail {
 /// Codes come as [in × out], weights go as [out × in]: tiles of both fit the first-level cache.
 inline constexpr index_t dequantize_tile = 64;
 
-/// out [count × in] from scales and zeros [groups × count]. `fetch(k, n, codes)` fills a tile that starts at input k, output n.
+/// to[c · to_stride + r] = from[r · tile + c] for r < rows and c < cols, rows of `from` being dequantize_tile long.
+inline void transpose_tile(float const* from, float* to, index_t to_stride, index_t rows, index_t cols) {
+  constexpr index_t tile = dequantize_tile;
+  using four = float __attribute__((vector_size(16)));
+  auto const get = [](float const* p) {
+    four x;
+    std::memcpy(&x, p, sizeof x);
+    return x;
+  };
+  auto const put = [](float* p, four x) { std::memcpy(p, &x, sizeof x); };
+  for (index_t c = 0; c < cols; c += 4)
+    for (index_t r = 0; r < rows; r += 4) {
+      float const* const f = from + r * tile + c;
+      float* const t = to + c * to_stride + r;
+      if (r + 4 > rows || c + 4 > cols) {
+        for (index_t i = 0; c + i < cols && i < 4; ++i)
+          for (index_t j = 0; r + j < rows && j < 4; ++j) t[i * to_stride + j] = f[j * tile + i];
+        continue;
+      }
+      four const a = get(f), b = get(f + tile), d = get(f + 2 * tile), e = get(f + 3 * tile);
+      four const ab_low = __builtin_shufflevector(a, b, 0, 4, 1, 5),
+                 ab_high = __builtin_shufflevector(a, b, 2, 6, 3, 7);
+      four const de_low = __builtin_shufflevector(d, e, 0, 4, 1, 5),
+                 de_high = __builtin_shufflevector(d, e, 2, 6, 3, 7);
+      put(t, __builtin_shufflevector(ab_low, de_low, 0, 1, 4, 5));
+      put(t + to_stride, __builtin_shufflevector(ab_low, de_low, 2, 3, 6, 7));
+      put(t + 2 * to_stride, __builtin_shufflevector(ab_high, de_high, 0, 1, 4, 5));
+      put(t + 3 * to_stride, __builtin_shufflevector(ab_high, de_high, 2, 3, 6, 7));
+    }
+}
+
+/// out [count × in] from scales and zeros [groups × count]. `fetch(k, n, codes)` fills a tile that starts at input k,
+/// output n.
 template <class Fetch>
 void dequantize_tiles(matrix_view<float const> scales, matrix_view<float const> zeros,
                       std::vector<std::int32_t> const& g_idx, matrix_view<float> out, Fetch&& fetch) {
@@ -39,19 +72,15 @@ void dequantize_tiles(matrix_view<float const> scales, matrix_view<float const> 
         float* __restrict const weight = weights.data() + r * tile;
         for (index_t c = 0; c < cols; ++c) weight[c] = scale[c] * (static_cast<float>(code[c]) - zero[c]);
       }
-      for (index_t c = 0; c < cols; ++c) {
-        float* __restrict const to = out.row(n + c) + k;
-        float const* const from = weights.data() + c;
-        for (index_t r = 0; r < rows; ++r) to[r] = from[r * tile];
-      }
+      transpose_tile(weights.data(), out.row(n) + k, out.stride, rows, cols);
     }
   }
 }
 
 }  // namespace detail
 
-/// Outputs [first, first + out.rows) of a packed layer into out [outputs × in], row-major. Ranges can be done in parallel.
-/// Throws shape_error if `out` does not fit or g_idx names a group that does not exist.
+/// Outputs [first, first + out.rows) of a packed layer into out [outputs × in], row-major. Ranges can be done in
+/// parallel. Throws shape_error if `out` does not fit or g_idx names a group that does not exist.
 inline void dequantize(packed_view const& p, index_t first, matrix_view<float> out) {
   if (first < 0 || out.rows < 0 || first > p.out_features - out.rows || out.cols != p.in_features)
     throw shape_error("dequantize: outputs [" + std::to_string(first) + ", +" + std::to_string(out.rows) + ") of a " +

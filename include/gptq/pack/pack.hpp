@@ -24,7 +24,8 @@ inline void check_sizes(quantized_linear const& q) {
                       std::to_string(q.zeros.rows()) + " x " + std::to_string(q.zeros.cols()) +
                       " do not fit together at group_size " + std::to_string(q.spec.group_size));
   if (!q.g_idx.empty() && static_cast<index_t>(q.g_idx.size()) != in)
-    throw shape_error("pack: g_idx has " + std::to_string(q.g_idx.size()) + " entries for " + std::to_string(in) + " inputs");
+    throw shape_error("pack: g_idx has " + std::to_string(q.g_idx.size()) + " entries for " + std::to_string(in) +
+                      " inputs");
 }
 
 inline void check_groups(std::vector<std::int32_t> const& g_idx, index_t groups) {
@@ -37,8 +38,8 @@ inline void check_groups(std::vector<std::int32_t> const& g_idx, index_t groups)
 }  // namespace detail
 
 /// Packs outputs [first, first + count) of a layer: siblings that were solved stacked are split here.
-/// Throws numeric_error if a scale is not a positive finite number in float16, or if the format is v1 and a zero point is 0
-/// (which v1 can't express: use gptq_v2, or constrain the solver); shape_error if sizes do not fit.
+/// Throws numeric_error if a scale is not a positive finite number in float16, or if the format is v1 and a zero point
+/// is 0 (which v1 can't express: use gptq_v2, or constrain the solver); shape_error if sizes do not fit.
 inline packed_linear pack(quantized_linear const& q, checkpoint_format format, index_t first, index_t count) {
   check_spec(q.spec);
   detail::check_sizes(q);
@@ -62,13 +63,15 @@ inline packed_linear pack(quantized_linear const& q, checkpoint_format format, i
       unsigned const zero = q.zeros(g, first + n);
       if (zero < one)
         throw numeric_error("pack: zero point 0 (" + place() + ") can't be stored in format gptq: use gptq_v2");
-      if (zero > top) throw shape_error("pack: zero point " + std::to_string(zero) + " (" + place() + ") is above " + std::to_string(top));
+      if (zero > top)
+        throw shape_error("pack: zero point " + std::to_string(zero) + " (" + place() + ") is above " +
+                          std::to_string(top));
       fields(g, n) = static_cast<std::uint8_t>(zero - one);
       float const scale = q.scales(g, first + n);
       float const rounded = to_float(p.scales(g, n) = to_float16(scale));
       if (!(rounded > 0) || !std::isfinite(rounded))
-        throw numeric_error("pack: scale " + std::to_string(scale) + " (" + place() + ") becomes " + std::to_string(rounded) +
-                            " in float16");
+        throw numeric_error("pack: scale " + std::to_string(scale) + " (" + place() + ") becomes " +
+                            std::to_string(rounded) + " in float16");
     }
   p.qzeros = pack_columns(fields, q.spec.bits);
   p.g_idx = q.g_idx;

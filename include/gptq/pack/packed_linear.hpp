@@ -70,8 +70,9 @@ inline float scale_at(packed_view const& p, index_t g, index_t n) {
   }
 }
 
-/// The zero point of group g, output n. In v1 it is the stored field plus one, field by field and masked to `bits`, so a field
-/// of all ones reads as 0. Readers disagree there and no writer can serve them all: pack() never writes such a field.
+/// The zero point of group g, output n. In v1 it is the stored field plus one, field by field and masked to `bits`, so
+/// a field of all ones reads as 0. Readers disagree there and no writer can serve them all: pack() never writes such a
+/// field.
 inline std::uint8_t zero_at(packed_view const& p, index_t g, index_t n) {
   index_t const row_bytes = 4 * word_count(p.out_features, p.spec.bits);
   unsigned const stored = code_at(p.qzeros + g * row_bytes, n, p.spec.bits);
@@ -83,7 +84,7 @@ inline std::uint8_t zero_at(packed_view const& p, index_t g, index_t n) {
 inline std::vector<std::int32_t> group_index(packed_view const& p) {
   std::vector<std::int32_t> out(static_cast<std::size_t>(p.in_features));
   for (index_t k = 0; k < p.in_features; ++k)
-    out[static_cast<std::size_t>(k)] = p.g_idx                      ? load<std::int32_t>(p.g_idx, k)
+    out[static_cast<std::size_t>(k)] = p.g_idx                   ? load<std::int32_t>(p.g_idx, k)
                                        : p.spec.group_size == -1 ? 0
                                                                  : static_cast<std::int32_t>(k / p.spec.group_size);
   return out;
@@ -92,7 +93,8 @@ inline std::vector<std::int32_t> group_index(packed_view const& p) {
 /// Whether inputs belong to other groups than their position says: then files declare desc_act, and readers need g_idx.
 inline bool scattered(std::span<std::int32_t const> g_idx, int group_size) {
   for (std::size_t k = 0; k < g_idx.size(); ++k)
-    if (g_idx[k] != (group_size == -1 ? 0 : static_cast<std::int32_t>(k / static_cast<std::size_t>(group_size)))) return true;
+    if (g_idx[k] != (group_size == -1 ? 0 : static_cast<std::int32_t>(k / static_cast<std::size_t>(group_size))))
+      return true;
   return false;
 }
 

@@ -212,7 +212,7 @@ matrix_of<B, typename B::scalar> cholesky_inverse(B& b, factor<B> const& f) {
   std::fill_n(start.data(), start.size(), scalar(0));
   for (index_t j = 0; j < in; ++j) start(j, j) = scalar(1) / pivots(0, j);
   auto lower = b.template make<scalar>(in, in);  // F⁻¹·diag(V)⁻¹ = (V⁻¹)ᵀ
-  b.upload(start.view(), lower);
+  b.upload(matrix_view<scalar const>(start), lower);
   solve_unit_lower(b, view_of<B, scalar const>(f.feedback), view_of<B, scalar>(lower));
 
   std::vector<std::int32_t> identity(static_cast<std::size_t>(in));

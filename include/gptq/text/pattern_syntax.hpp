@@ -2,6 +2,7 @@
 /// translates what the two read differently and refuses what it can't vouch for, instead of splitting text wrongly.
 #pragma once
 
+#include <gptq/checkpoint/message.hpp>
 #include <gptq/core/error.hpp>
 #include <gptq/text/utf8.hpp>
 
@@ -20,6 +21,9 @@ inline constexpr char white_space_class[] =
 
 /// Word characters inside a class: PCRE2's \w is letters, numbers and the low line only.
 inline constexpr char word_class[] = R"(\p{Alphabetic}\p{M}\p{Nd}\p{Pc})";
+
+/// What the expressions that Hugging Face compiles with another engine (Rust's) count as word characters besides.
+inline constexpr char join_controls[] = R"(\x{200c}\x{200d})";
 
 namespace detail {
 
@@ -54,7 +58,7 @@ class pattern_translator {
   };
 
   [[noreturn]] void refuse(std::string const& what) const {
-    throw format_error(where_ + ": " + what + " is not supported in a regular expression");
+    throw format_error(where_ + ": " + gptq::detail::printable(what) + " is not supported in a regular expression");
   }
   [[nodiscard]] bool peek(std::string_view s) const { return in_.substr(at_, s.size()) == s; }
   [[nodiscard]] char next(std::size_t offset) const { return at_ + offset < in_.size() ? in_[at_ + offset] : '\0'; }

@@ -32,12 +32,12 @@ inline std::vector<attention_tile> attention_tiles(sequence_bounds bounds, atten
     index_t const queries = bounds.queries[s + 1] - bounds.queries[s];
     index_t const keys = bounds.keys[s + 1] - bounds.keys[s];
     for (index_t i = 0; i < queries; i += attention_tile_rows) {
-      index_t const rows = (std::min)(attention_tile_rows, queries - i);
+      index_t const rows = std::min(attention_tile_rows, queries - i);
       index_t const position = keys - queries + i;
-      index_t const first = shape.window > 0 ? (std::max)(index_t(0), position - shape.window + 1) : 0;
+      index_t const first = shape.window > 0 ? std::max(index_t(0), position - shape.window + 1) : 0;
       for (index_t h = 0; h < shape.heads; ++h)
-        tiles.push_back({h, bounds.queries[s] + i, rows, bounds.keys[s] + first, position + rows - first,
-                         position - first});
+        tiles.push_back(
+            {h, bounds.queries[s] + i, rows, bounds.keys[s] + first, position + rows - first, position - first});
     }
   }
   // Long tiles first, so that no thread is left alone with one at the end.
@@ -53,7 +53,7 @@ void masked_softmax(matrix_view<T> scores, index_t diagonal, attention_shape con
   T const cap = T(shape.softcap);
   for (index_t r = 0; r < scores.rows; ++r) {
     index_t const last = diagonal + r;
-    index_t const first = shape.window > 0 ? (std::max)(index_t(0), last - shape.window + 1) : 0;
+    index_t const first = shape.window > 0 ? std::max(index_t(0), last - shape.window + 1) : 0;
     auto visible = eigen(scores).row(r).segment(first, last - first + 1).array();
     if (cap > 0) visible = (cap / scale) * (visible * (scale / cap)).tanh();
     T const top = visible.maxCoeff();
@@ -75,7 +75,7 @@ void host_attention(matrix_view<T const> q, matrix_view<T const> k, matrix_view<
   index_t const row = attention_tile_rows * (tiles.front().keys + 1);
   index_t const workers = thread_count();
   if (scratch.cols() < row || scratch.rows() < workers)
-    scratch = matrix<T>((std::max)(workers, scratch.rows()), (std::max)(row, scratch.cols()));
+    scratch = matrix<T>(std::max(workers, scratch.rows()), std::max(row, scratch.cols()));
   std::atomic<std::size_t> next{0};
   parallel_for(workers, [&](index_t worker) {
     T* const sums = scratch.row(worker);

@@ -15,8 +15,9 @@
 namespace gptq {
 inline namespace v0 {
 
-/// Models forward_backend and evaluation_backend. T is float, or double where a test wants an oracle. Owns the workspace
-/// of attention, so one object serves one caller at a time. Verbs check nothing: shapes are the caller's business.
+/// Models forward_backend and evaluation_backend. T is float, or double where a test wants an oracle. Owns the
+/// workspace of attention, so one object serves one caller at a time. Verbs check nothing: shapes are the caller's
+/// business.
 template <class T>
 class basic_host_forward {
  public:
@@ -134,12 +135,13 @@ class basic_host_forward {
   template <class F>
   static void each_row(view y, F&& f) {
     constexpr index_t elements = 1 << 14;  // enough work to hand out
-    detail::parallel_pieces(y.rows, elements / ((std::max)(y.cols, index_t(1)) + 1) + 1, [&](index_t first, index_t n) {
+    detail::parallel_pieces(y.rows, elements / (std::max(y.cols, index_t(1)) + 1) + 1, [&](index_t first, index_t n) {
       for (index_t t = first; t < first + n; ++t) f(t);
     });
   }
 
-  /// Slabs of rows, one product each: a little faster than Eigen's own division of work, which serves where rows are few.
+  /// Slabs of rows, one product each: a little faster than Eigen's own division of work, which serves where rows are
+  /// few.
   template <bool Add>
   static void product(const_view x, const_view w, const_view bias, view y) {
     index_t const threads = detail::thread_count();

@@ -1,0 +1,226 @@
+/// The weights of a model folder, float or quantized, as matrices of floats: one block at a time.
+#pragma once
+
+#include <gptq/checkpoint/quantization_config.hpp>
+#include <gptq/checkpoint/quantized_model.hpp>
+#include <gptq/checkpoint/reader.hpp>
+#include <gptq/checkpoint/tensor.hpp>
+#include <gptq/core/error.hpp>
+#include <gptq/model/block.hpp>
+#include <gptq/model/config.hpp>
+#include <gptq/model/names.hpp>
+#include <gptq/pack/dequantize.hpp>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace gptq {
+inline namespace v0 {
+
+/// A model folder whose tensors are all there, in the shapes that config.json implies. Values are looked at when they
+/// are loaded. Loading is const and may run in another thread.
+class model_weights {
+ public:
+  /// Opens a folder. A family that is not supported is refused before any file of weights is opened.
+  explicit model_weights(std::filesystem::path const& folder) : model_weights(folder, read_model_config(folder)) {}
+
+  /// The same with settings that need not be those of config.json.
+  model_weights(std::filesystem::path const& folder, model_config config)
+      : config_(std::move(config)), reader_(folder) {
+    if (auto const settings = read_quantization_config(folder, reader_.config()))
+      quantized_.emplace(reader_, *settings);
+    std::string const root(config_.family->root);
+    names_ = {config_, root};
+    if (!reader_.contains(names_.embedding()) && !reader_.contains(names_.final_norm())) {
+      model_names const bare(config_, "");
+      if (reader_.contains(bare.embedding()) || reader_.contains(bare.final_norm())) names_ = bare;
+    }
+    resolve_tie();
+    check_tensors();
+  }
+
+  [[nodiscard]] model_config const& config() const { return config_; }
+  [[nodiscard]] model_names const& names() const { return names_; }
+  [[nodiscard]] checkpoint_reader const& reader() const { return reader_; }
+
+  /// The quantized linear layers, or null for a float model.
+  [[nodiscard]] quantized_model const* quantized() const { return quantized_ ? &*quantized_ : nullptr; }
+
+  /// True where the output head is the embedding, whether stored once or twice.
+  [[nodiscard]] bool tied() const { return tied_; }
+
+  /// Tensors of the folder that the model has no place for, in file order; old tables and masks are not counted.
+  [[nodiscard]] std::vector<std::string> const& unexpected() const { return unexpected_; }
+
+  [[nodiscard]] matrix<float> embedding() const { return load(embedding_); }  ///< [vocabulary × hidden]
+  /// [vocabulary × hidden]
+  [[nodiscard]] matrix<float> head() const {
+    if (tied_) return embedding();
+    matrix<float> out(config_.vocabulary, config_.hidden);
+    load_linear(names_.head_module(), out);
+    return out;
+  }
+  [[nodiscard]] matrix<float> final_norm() const { return load(names_.final_norm()); }  ///< [1 × hidden]
+  [[nodiscard]] matrix<float> attention_norm(index_t block) const { return load(names_.attention_norm(block)); }
+  [[nodiscard]] matrix<float> mlp_norm(index_t block) const { return load(names_.mlp_norm(block)); }
+
+  /// The linear layers of a stage, stacked: [sum of outputs × inputs].
+  [[nodiscard]] matrix<float> stage_weight(index_t block, int stage) const {
+    matrix<float> all(config_.stage_outputs(stage), config_.stage_inputs(stage));
+    for (linear_info const& l : names_.linears(block, stage))
+      load_linear(l.name, all.view().row_range(l.first_row, l.rows));
+    return all;
+  }
+
+  /// Their biases [1 × sum of outputs], zero for a layer without; empty where none has one.
+  [[nodiscard]] matrix<float> stage_bias(index_t block, int stage) const {
+    matrix<float> all;
+    for (linear_info const& l : names_.linears(block, stage)) {
+      if (!l.has_bias) continue;
+      if (all.size() == 0) {
+        all = matrix<float>(1, config_.stage_outputs(stage));
+        std::fill(all.data(), all.data() + all.size(), 0.0f);
+      }
+      load(l.name + ".bias", all.view().col_range(l.first_row, l.rows));
+    }
+    return all;
+  }
+
+ private:
+  /// What is stored decides; see models.md 1.1. The key says which of two stored tensors counts.
+  void resolve_tie() {
+    std::string const embedding = names_.embedding();
+    std::string const head = names_.head();
+    bool const has_embedding = reader_.contains(embedding);
+    bool const has_head = reader_.contains(head) || find_quantized(names_.head_module());
+    bool const aliased = reader_.alias_of(embedding) == head;
+    embedding_ = !has_embedding && reader_.contains(head) && (config_.tied || aliased) ? head : embedding;
+    tied_ = config_.tied || !has_head || embedding_ == head;
+  }
+
+  /// Throws format_error listing what is missing, or naming the first tensor of a wrong shape or type.
+  void check_tensors() {
+    expect(embedding_, {config_.vocabulary, config_.hidden});
+    if (!tied_) expect_linear({names_.head_module(), 0, config_.vocabulary, config_.hidden, false});
+    expect(names_.final_norm(), {config_.hidden});
+    for (index_t i = 0; i < config_.blocks; ++i) {
+      expect(names_.attention_norm(i), {config_.hidden});
+      expect(names_.mlp_norm(i), {config_.hidden});
+      for (int s = 0; s < stage_count; ++s)
+        for (linear_info const& l : names_.linears(i, s)) expect_linear(l);
+    }
+    if (!missing_.empty()) throw format_error(reader_.folder().string() + ": missing tensors: " + list(missing_));
+    expected_.insert(names_.head());  // a tied head that is stored all the same
+    for (std::string const& name : reader_.names())
+      if (!expected_.count(name) && !model_names::is_no_weight(name)) unexpected_.push_back(name);
+    expected_.clear();
+  }
+
+  void expect(std::string const& name, std::vector<std::int64_t> const& shape) {
+    expected_.insert(name);
+    tensor_view const* const t = reader_.find(name);
+    if (!t) return missing_.push_back(name);
+    if (t->shape != shape)
+      throw format_error(detail::tensor_place(*t) + "the shape must be " + to_string(shape) + ", not " +
+                         to_string(t->shape));
+    if (!is_float(t->type))
+      throw format_error(detail::tensor_place(*t) + "F32, F16 or BF16 is needed, not " + to_string(t->type));
+  }
+
+  void expect_linear(linear_info const& l) {
+    quantized_module const* const q = find_quantized(l.name);
+    if (l.has_bias) expect(l.name + ".bias", {l.rows});
+    if (!q) return expect(l.name + ".weight", {l.rows, l.inputs});
+    for (char const* const suffix : {".qweight", ".qzeros", ".scales", ".g_idx"}) expected_.insert(l.name + suffix);
+    if (q->tensors.out_features != l.rows || q->tensors.in_features != l.inputs)
+      throw format_error(reader_.folder().string() + ": quantized linear '" + l.name + "' is " +
+                         std::to_string(q->tensors.out_features) + " x " + std::to_string(q->tensors.in_features) +
+                         " (out x in), but config.json says " + std::to_string(l.rows) + " x " +
+                         std::to_string(l.inputs));
+    if (!q->bias || l.has_bias) return;
+    // AutoGPTQ writes a bias of zeros to every layer.
+    expected_.insert(q->bias->name);
+    matrix<float> const bias = load(q->bias->name);
+    if (std::any_of(bias.data(), bias.data() + bias.size(), [](float x) { return x != 0; }))
+      throw format_error(detail::tensor_place(*q->bias) + "the layer has no bias in this family, but this is not zero");
+  }
+
+  [[nodiscard]] quantized_module const* find_quantized(std::string const& module) const {
+    return quantized_ ? quantized_->find(module) : nullptr;
+  }
+
+  static std::string list(std::vector<std::string> const& names) {
+    constexpr std::size_t most = 20;
+    std::string text;
+    for (std::size_t i = 0; i < names.size() && i < most; ++i) text += (i ? ", " : "") + names[i];
+    return names.size() > most ? text + " and " + std::to_string(names.size() - most) + " more" : text;
+  }
+
+  /// A whole tensor; one dimension is one row.
+  [[nodiscard]] matrix<float> load(std::string const& name) const {
+    tensor_view const& t = reader_.at(name);
+    matrix<float> out(t.shape.size() == 2 ? t.shape[0] : 1, t.shape.back());
+    load(name, out);
+    return out;
+  }
+  void load(std::string const& name, matrix_view<float> out) const {
+    tensor_view const& t = reader_.at(name);
+    for (index_t r = 0; r < out.rows; ++r) {
+      to_float(t, r * out.cols, out.cols, out.row(r));
+      refuse_non_finite(t, out, r);
+    }
+  }
+  void load_linear(std::string const& module, matrix_view<float> out) const {
+    if (quantized_module const* const q = find_quantized(module))
+      dequantize(q->tensors, 0, out);
+    else
+      load(module + ".weight", out);
+  }
+  static void refuse_non_finite(tensor_view const& t, matrix_view<float> out, index_t r) {
+    constexpr std::uint32_t exponent = 0x7f800000u;
+    bool found = false;
+    for (index_t c = 0; c < out.cols; ++c) found |= (detail::bit_pun<std::uint32_t>(out(r, c)) & exponent) == exponent;
+    if (!found) return;
+    index_t c = 0;
+    while (std::isfinite(out(r, c))) ++c;
+    throw numeric_error(detail::tensor_place(t) + "holds " + (std::isnan(out(r, c)) ? "NaN" : "Inf") + " at row " +
+                        std::to_string(r) + ", column " + std::to_string(c));
+  }
+
+  model_config config_;
+  checkpoint_reader reader_;
+  std::optional<quantized_model> quantized_;
+  model_names names_;
+  std::string embedding_;  ///< where its values are stored
+  bool tied_ = false;
+  std::set<std::string> expected_;
+  std::vector<std::string> missing_;
+  std::vector<std::string> unexpected_;
+};
+
+/// Block i in the backend's memory. Throws numeric_error naming the tensor for NaN or Inf.
+template <forward_backend B>
+block_weights<B> load_block(B& b, model_weights const& weights, index_t i) {
+  using T = typename B::activation;
+  block_weights<B> block;
+  block.number = i;
+  block.attention_norm = b.template adopt<T>(weights.attention_norm(i));
+  block.mlp_norm = b.template adopt<T>(weights.mlp_norm(i));
+  for (int s = 0; s < stage_count; ++s) {
+    auto& stage = block.stages[static_cast<std::size_t>(s)];
+    stage.weight = b.template adopt<T>(weights.stage_weight(i, s));
+    stage.bias = b.template adopt<T>(weights.stage_bias(i, s));
+    stage.linears = weights.names().linears(i, s);
+  }
+  return block;
+}
+
+}  // namespace v0
+}  // namespace gptq

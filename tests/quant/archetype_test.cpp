@@ -1,0 +1,92 @@
+/// The algorithm on a backend that offers nothing but the concept; and broken twins of it that the comparison must
+/// catch.
+#include "support/archetype.hpp"
+#include "support/catch.hpp"
+#include "support/compare_codes.hpp"
+#include "support/synthetic.hpp"
+
+#include <gptq/gptq.hpp>
+
+namespace {
+
+using gptq::index_t;
+
+template <class B>
+test::code_comparison compare(test::layer const& l, gptq::quant_spec const& spec,
+                              gptq::quantize_options const& options) {
+  B b;
+  gptq::hessian<B> h(b, l.x.cols());
+  h.add(l.x.view());
+  auto const f = gptq::factorize(b, h, spec, options);
+  auto const solved = gptq::quantize_stack(b, l.w.view(), f, spec, options);
+  gptq::quantized_linear ours;
+  auto const to_host = [&]<class T>(test::archetype_matrix<T> const& m) {
+    gptq::matrix<T> result(m.rows(), m.cols());
+    b.download(gptq::matrix_view<T const>(m), result.view());
+    return result;
+  };
+  ours.codes = to_host(solved.linear.codes);
+  ours.scales = to_host(solved.linear.scales);
+  ours.zeros = to_host(solved.linear.zeros);
+  auto const h0 = test::scaled(l.gram, 2.0 / static_cast<double>(l.x.rows()));
+  return test::compare_codes<double>(ours, test::solve(h0, test::as_table(l.w), spec, options, f.host_order), false);
+}
+
+// Each twin has one error of the kind that creeps in: the comparison has to notice every one.
+struct scale_too_large : test::archetype {
+  template <int Bits, bool Sym>
+  void fit_grid(view<double const> x, gptq::grid_options const& o, view<double> scales, view<std::uint8_t> zeros) {
+    archetype::fit_grid<Bits, Sym>(x, o, scales, zeros);
+    for (index_t n = 0; n < x.cols; ++n) scales(0, n) *= 1.05;
+  }
+};
+struct wrong_zero : test::archetype {
+  template <int Bits, bool Sym>
+  void fit_grid(view<double const> x, gptq::grid_options const& o, view<double> scales, view<std::uint8_t> zeros) {
+    archetype::fit_grid<Bits, Sym>(x, o, scales, zeros);
+    for (index_t n = 0; n < x.cols; ++n) zeros(0, n) = static_cast<std::uint8_t>(zeros(0, n) - 1);
+  }
+};
+struct transposed_hessian : test::archetype {  // the factor of the matrix in the other order
+  void feedback_from_cholesky(view<double> a, view<double> pivots) {
+    archetype::feedback_from_cholesky(a, pivots);
+    index_t const n = a.rows;
+    for (index_t r = 0; r < n; ++r)
+      for (index_t c = 0; c < r; ++c)
+        if (r + c < n - 1) std::swap(a(r, c), a(n - 1 - c, n - 1 - r));
+  }
+};
+struct feedback_off_by_one : test::archetype {
+  void feedback_from_cholesky(view<double> a, view<double> pivots) {
+    archetype::feedback_from_cholesky(a, pivots);
+    for (index_t r = 1; r < a.rows; ++r)
+      for (index_t c = 0; c + 1 < r; ++c) a(r, c) = a(r, c + 1);
+  }
+};
+struct no_feedback_between_blocks : test::archetype {
+  void multiply_add(double, view<double const>, view<double const>, view<double>) {}
+};
+struct stale_grid : test::archetype {  // grids of the untouched weights
+  void solve_unit_lower(view<double const>, view<double> x) { fill(x, 0.0); }
+};
+
+TEMPLATE_TEST_CASE("archetype: every spec, code by code as the oracle", "", test::archetype) {
+  auto const l = test::make_layer(6, 150, 400, 31);
+  for (int bits : {2, 3, 4, 8})
+    for (auto order : {gptq::column_order::natural, gptq::column_order::desc_act, gptq::column_order::group_aware})
+      for (bool sym : {true, false})
+        for (int g : {-1, 32, 128}) {
+          CAPTURE(bits, static_cast<int>(order), sym, g);
+          auto const c = compare<TestType>(l, {.bits = bits, .group_size = g, .sym = sym, .order = order}, {});
+          CHECK(c.differing_outputs == 0);
+        }
+}
+
+TEMPLATE_TEST_CASE("mutants: each broken twin is told from the oracle", "", scale_too_large, wrong_zero,
+                   transposed_hessian, feedback_off_by_one, no_feedback_between_blocks, stale_grid) {
+  auto const l = test::make_layer(6, 300, 700, 31);
+  auto const c = compare<TestType>(l, {.bits = 4, .group_size = 128}, {});
+  CHECK_FALSE(c.acceptable(test::tolerance<double>::differing_rows));
+}
+
+}  // namespace

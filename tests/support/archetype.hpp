@@ -1,0 +1,200 @@
+/// A backend that models the concept and nothing more: own matrix type, plain loops, no Eigen, no threads, no padding.
+/// That the algorithm compiles and runs on it proves that it leans on nothing but the concept; it is also the shortest
+/// description of what each verb means, and what the mutants of the tests derive from.
+#pragma once
+
+#include <gptq/core/backend.hpp>
+
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <vector>
+
+namespace test {
+
+template <class T>
+class archetype_matrix {
+ public:
+  archetype_matrix() = default;
+  archetype_matrix(gptq::index_t rows, gptq::index_t cols)
+      : rows_(rows), cols_(cols), data_(static_cast<std::size_t>(rows * cols)) {}
+  archetype_matrix(archetype_matrix&&) noexcept = default;
+  archetype_matrix& operator=(archetype_matrix&&) noexcept = default;
+  [[nodiscard]] gptq::index_t rows() const { return rows_; }
+  [[nodiscard]] gptq::index_t cols() const { return cols_; }
+  operator gptq::matrix_view<T>() { return {data_.data(), rows_, cols_}; }
+  operator gptq::matrix_view<T const>() const { return {data_.data(), rows_, cols_}; }
+
+ private:
+  gptq::index_t rows_ = 0, cols_ = 0;
+  std::vector<T> data_;
+};
+
+struct archetype {
+  using scalar = double;
+  static constexpr gptq::memory_space space = gptq::memory_space::host;
+  template <class T>
+  using matrix_type = archetype_matrix<T>;
+  using index_t = gptq::index_t;
+  template <class T>
+  using view = gptq::matrix_view<T>;
+
+  template <class T>
+  archetype_matrix<T> make(index_t rows, index_t cols) {
+    return {rows, cols};
+  }
+  template <class T>
+  void upload(view<T const> from, std::type_identity_t<view<T>> to) {
+    move(from, to);
+  }
+  template <class T>
+  void download(view<T const> from, std::type_identity_t<view<T>> to) {
+    move(from, to);
+  }
+  void fill(view<double> x, double value) {
+    each(x, [&](index_t r, index_t c) { x(r, c) = value; });
+  }
+  void copy(view<double const> from, view<double> to) { move(from, to); }
+  void add(view<double const> x, view<double> y) {
+    each(y, [&](index_t r, index_t c) { y(r, c) += x(r, c); });
+  }
+  template <class T>
+  bool all_finite(view<T const> x) {
+    bool finite = true;
+    each(x, [&](index_t r, index_t c) { finite &= std::isfinite(static_cast<double>(gptq::to_float(x(r, c)))); });
+    return finite;
+  }
+  bool all_finite(view<double const> x) {
+    bool finite = true;
+    each(x, [&](index_t r, index_t c) { finite &= std::isfinite(x(r, c)); });
+    return finite;
+  }
+  template <class T>
+  void add_gram(view<T const> x, view<double> gram) {
+    for (index_t t = 0; t < x.rows; ++t)
+      for (index_t r = 0; r < x.cols; ++r)
+        for (index_t c = 0; c <= r; ++c) gram(r, c) += static_cast<double>(x(t, r)) * static_cast<double>(x(t, c));
+  }
+  std::vector<double> diagonal(view<double const> gram) {
+    std::vector<double> d;
+    for (index_t i = 0; i < gram.rows; ++i) d.push_back(gram(i, i));
+    return d;
+  }
+  void gather_hessian(view<double const> gram, view<std::int32_t const> order, double scale,
+                      view<double const> diagonal, view<double> out) {
+    index_t const n = gram.rows;
+    for (index_t p = 0; p < n; ++p)
+      for (index_t r = 0; r <= p; ++r) {
+        index_t const a = order(0, n - 1 - p), b = order(0, n - 1 - r);
+        out(p, r) = r == p ? diagonal(0, n - 1 - p) : scale * (a > b ? gram(a, b) : gram(b, a));
+      }
+  }
+  bool cholesky(view<double> a, gptq::precision) {
+    for (index_t i = 0; i < a.rows; ++i)
+      for (index_t j = 0; j <= i; ++j) {
+        double s = a(i, j);
+        for (index_t k = 0; k < j; ++k) s -= a(i, k) * a(j, k);
+        if (i == j && !(s > 0 && std::isfinite(s))) return false;
+        a(i, j) = i == j ? std::sqrt(s) : s / a(j, j);
+      }
+    return true;
+  }
+  void feedback_from_cholesky(view<double> a, view<double> pivots) {
+    index_t const n = a.rows;
+    archetype_matrix<double> storage(n, n);
+    view<double> l = storage;
+    move(a, l);
+    for (index_t j = 0; j < n; ++j) {
+      pivots(0, j) = l(n - 1 - j, n - 1 - j);
+      for (index_t i = 0; i < n; ++i) a(j, i) = i == j ? 1.0 : i < j ? l(n - 1 - i, n - 1 - j) / pivots(0, j) : 0.0;
+    }
+  }
+  template <class W>
+  void gather_weights(view<W const> w, view<std::int32_t const> order, view<std::uint8_t const> live,
+                      view<double> out) {
+    each(out, [&](index_t j, index_t n) {
+      out(j, n) = live(0, order(0, j)) ? static_cast<double>(w(n, order(0, j))) : 0.0;
+    });
+  }
+  template <int Bits, bool Sym>
+  void fit_grid(view<double const> x, gptq::grid_options const& options, view<double> scales,
+                view<std::uint8_t> zeros) {
+    for (index_t n = 0; n < x.cols; ++n) {
+      double low = 0, high = 0;
+      for (index_t r = 0; r < x.rows; ++r) {
+        low = (std::min)(low, x(r, n));
+        high = (std::max)(high, x(r, n));
+      }
+      gptq::complete_range<Sym>(low, high, options);
+      auto best = gptq::range_grid<Bits, Sym>(low, high, options);
+      double least = std::numeric_limits<double>::infinity();
+      for (int i = 0; options.mse > 0 && i < int(options.mse_max_shrink * float(options.mse_steps)); ++i) {
+        double const p = 1.0 - static_cast<double>(i) / options.mse_steps;
+        auto const g = gptq::range_grid<Bits, Sym>(p * low, p * high, options);
+        double error = 0;
+        for (index_t r = 0; r < x.rows; ++r)
+          error += std::pow(std::abs(g.scale * gptq::quantize_value<Bits>(x(r, n), g) - x(r, n)), double(options.mse));
+        if (error < least) {
+          least = error;
+          best = g;
+        }
+      }
+      scales(0, n) = best.scale;
+      zeros(0, n) = static_cast<std::uint8_t>(best.zero);
+    }
+  }
+  template <int Bits, class B>
+  void quantize_block(gptq::column_block<B> const& b) {
+    for (index_t n = 0; n < b.weights.cols; ++n)
+      for (index_t j = 0; j < b.weights.rows; ++j) {
+        double w = b.weights(j, n) + b.correction(j, n);
+        if (b.feedback.data)
+          for (index_t i = 0; i < j; ++i) w += b.feedback(j, i) * b.weights(i, n);
+        index_t const g = b.groups(0, j);
+        gptq::grid<double> const grid{b.scales(g, n), static_cast<double>(b.zeros(g, n))};
+        double const steps = gptq::quantize_value<Bits>(w, grid);
+        double const q = grid.scale * steps;
+        b.codes(b.order(0, j), n) = static_cast<std::uint8_t>(steps + grid.zero);
+        double const pivot = b.feedback.data ? b.pivots(0, j) : 1.0, excess = b.feedback.data ? b.excess(0, j) : 0.0;
+        b.losses(0, n) += (w - q) * pivot * ((w - q) * pivot);
+        b.weights(j, n) -= q;
+        b.losses(1, n) += excess * b.weights(j, n) * (excess * b.weights(j, n));
+      }
+  }
+  void multiply_add(double alpha, view<double const> a, view<double const> x, view<double> y) {
+    each(y, [&](index_t r, index_t c) {
+      double s = 0;
+      for (index_t k = 0; k < a.cols; ++k) s += a(r, k) * x(k, c);
+      y(r, c) += alpha * s;
+    });
+  }
+  void solve_unit_lower(view<double const> f, view<double> x) {
+    for (index_t j = 0; j < x.rows; ++j)
+      for (index_t i = 0; i < j; ++i)
+        for (index_t n = 0; n < x.cols; ++n) x(j, n) -= f(j, i) * x(i, n);
+  }
+  void add_squares(view<double const> y, view<double const> weights, view<double> sums) {
+    each(y, [&](index_t j, index_t n) { sums(0, n) += weights(0, j) * y(j, n) * (weights(0, j) * y(j, n)); });
+  }
+  template <class F>
+  void for_each_strip(index_t outputs, F&& f) {
+    f(0, outputs);
+  }
+  [[nodiscard]] index_t outer_block() const { return 1; }
+
+ private:
+  template <class T, class F>
+  static void each(view<T> x, F&& f) {
+    for (index_t r = 0; r < x.rows; ++r)
+      for (index_t c = 0; c < x.cols; ++c) f(r, c);
+  }
+  template <class T>
+  static void move(view<T const> from, std::type_identity_t<view<T>> to) {
+    for (index_t r = 0; r < from.rows; ++r)
+      for (index_t c = 0; c < from.cols; ++c) to(r, c) = from(r, c);
+  }
+  static void move(view<double> from, view<double> to) { move<double>(view<double const>(from), to); }
+};
+static_assert(gptq::quantize_backend<archetype>);
+
+}  // namespace test
