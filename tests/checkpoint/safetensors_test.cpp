@@ -188,5 +188,5 @@ TEST_CASE("flipped bytes never do more than throw", "[safetensors]") {
       REQUIRE(std::string(e.what()).find('\n') == std::string::npos);
     }
   }
-  CHECK(opened > 100);  // flips in the data are harmless
+  CHECK(opened > 20);  // flips in the data are harmless
 }

@@ -108,7 +108,7 @@ TEST_CASE("factor: V·Vᵀ is the damped Hessian, and its inverse the published 
     gptq::hessian<backend> h(b, in);
     auto const x = test::to_backend(b, l.x);
     h.add(x);
-    auto const f = gptq::factorize(b, h, {.group_size = -1}, {.damp_percent = 0.01f});
+    auto const f = gptq::factorize(b, h, {.group_size = -1}, {.damp_percent = 0.01});
     REQUIRE(f.report.status == outcome::ok);
     auto const feedback = test::to_host<scalar>(b, f.feedback);
     auto const pivots = test::to_host<scalar>(b, f.pivots);
@@ -123,7 +123,7 @@ TEST_CASE("factor: V·Vᵀ is the damped Hessian, and its inverse the published 
     for (std::size_t r = 0; r < n; ++r)
       for (std::size_t c = 0; c < n; ++c)
         for (std::size_t k = (std::max)(r, c); k < n; ++k) product[r][c] += v[r][k] * v[c][k];
-    auto const expected = damped(l, static_cast<double>(0.01f));
+    auto const expected = damped(l, 0.01);
     CHECK(relative_difference(product, expected) <= test::tolerance<scalar>::factor(n));
 
     auto const u = test::to_host<scalar>(b, gptq::cholesky_inverse(b, f));

@@ -106,9 +106,9 @@ TEST_CASE("properties: the compile-time spec gives what the runtime spec gives")
   backend b;
   gptq::hessian h{b, 256};
   h.add(test::to_backend(b, l.x));
-  auto const q = gptq::quantize<gptq::w4g128>(b, test::to_backend(b, l.w), h, {.damp_percent = 0.02f});
-  CHECK(same(test::to_host<std::uint8_t>(b, q.codes), solve(l.w, l.x, gptq::w4g128, {.damp_percent = 0.02f}).codes));
-  CHECK(q.report.damp_used == static_cast<double>(0.02f));
+  auto const q = gptq::quantize<gptq::w4g128>(b, test::to_backend(b, l.w), h, {.damp_percent = 0.02});
+  CHECK(same(test::to_host<std::uint8_t>(b, q.codes), solve(l.w, l.x, gptq::w4g128, {.damp_percent = 0.02}).codes));
+  CHECK(q.report.damp_used == 0.02);
 }
 
 TEST_CASE("properties: 16-bit weights are taken as they are") {

@@ -144,7 +144,7 @@ inline oracle_result solve(table const& h0, table const& w_in, gptq::quant_spec 
       h[i][i] = o.reference_dead ? 1.0 : live_mean;
       for (auto& row : w) row[i] = 0;
     }
-    h[i][i] += static_cast<double>(o.damp_percent) * mean;
+    h[i][i] += o.damp_percent * mean;
   }
   table permuted = zeros(in, in);
   for (std::size_t r = 0; r < in; ++r)

@@ -104,12 +104,12 @@ class basic_host_backend {
                 matrix_view<std::uint8_t> zeros) {
     detail::fit_grid<Bits, Sym, Scalar>(values, options, scales, zeros);
   }
-  template <int Bits>
-  void quantize_block(column_block<basic_host_backend> const& block) {
+  template <int Bits, class B>
+  void quantize_block(column_block<B> const& block) {
     constexpr index_t width = detail::strip_width<Scalar>;
     detail::parallel_pieces(block.weights.cols, width, [&](index_t first, index_t count) {
       matrix<Scalar> strip(block.weights.rows, width);
-      detail::quantize_strip<Bits, basic_host_backend>(block, first, count, strip.data());
+      detail::quantize_strip<Bits, B>(block, first, count, strip.data());
     });
   }
   void multiply_add(Scalar alpha, matrix_view<Scalar const> a, matrix_view<Scalar const> x, matrix_view<Scalar> y) {

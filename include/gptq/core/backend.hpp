@@ -68,7 +68,8 @@ concept quantize_backend =
         B& b, view_of<B, typename B::scalar> m, view_of<B, typename B::scalar const> c, view_of<B, float const> x,
         view_of<B, std::int32_t const> order, view_of<B, std::uint8_t const> live, view_of<B, std::uint8_t> zeros,
         view_of<B, double> sums, matrix_view<typename B::scalar> host, matrix_view<typename B::scalar const> host_c,
-        typename B::scalar value, grid_options const& options, column_block<B> const& block, precision p, index_t n) {
+        typename B::scalar value, grid_options const& options, column_block<B> const& block, precision p, index_t n,
+        void (*strip)(index_t, index_t)) {
   { b.template make<typename B::scalar>(n, n) } -> std::same_as<matrix_of<B, typename B::scalar>>;
   { b.template make<std::uint8_t>(n, n) } -> std::same_as<matrix_of<B, std::uint8_t>>;
   b.upload(host_c, m);
@@ -88,7 +89,7 @@ concept quantize_backend =
   b.multiply_add(value, c, c, m);
   b.solve_unit_lower(c, m);
   b.add_squares(c, c, sums);
-  b.for_each_strip(n, [](index_t, index_t) {});
+  b.for_each_strip(n, strip);
   { b.outer_block() } -> std::convertible_to<index_t>;
 };
 

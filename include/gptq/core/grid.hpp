@@ -28,7 +28,7 @@ template <int Bits>
 inline constexpr int max_code = (1 << Bits) - 1;
 
 /// Zero point of a symmetric grid: 2, 4, 8, 128.
-constexpr int sym_zero(int bits) { return 1 << (bits - 1); }
+GPTQ_HD constexpr int sym_zero(int bits) { return 1 << (bits - 1); }
 
 /// The smallest positive float16, to which smaller scales are lifted.
 inline constexpr float smallest_float16 = 5.9604644775390625e-08f;

@@ -151,7 +151,7 @@ factor<B> factorize(B& b, hessian<B> const& h, quant_spec const& spec, quantize_
   auto& report = f.report;
   report.tokens = h.tokens();
   report.dropped_chunks = h.dropped_batches();
-  report.damp_asked = report.damp_used = static_cast<double>(options.damp_percent);
+  report.damp_asked = report.damp_used = options.damp_percent;
 
   double const count = static_cast<double>(options.reference_dead ? h.sequences() : h.tokens());
   double const scale = count > 0 ? 2.0 / count : 1.0;

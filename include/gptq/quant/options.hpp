@@ -8,7 +8,7 @@ namespace gptq {
 inline namespace v0 {
 
 struct quantize_options {
-  float damp_percent = 0.01f;  ///< λ as a fraction of mean(diag H)
+  double damp_percent = 0.01;  ///< λ as a fraction of mean(diag H)
   grid_options grid = {};
   /// The reference's treatment of inputs that were never active: their diagonal becomes 1 (an absolute number, so that
   /// the scale 2 / sequences of H matters) and counts in the mean. Otherwise they get the mean of the live ones.

@@ -62,7 +62,7 @@ void solve_strip(B& b, factor<B> const& f, std::vector<std::int32_t> const& grou
   index_t const size = spec.group_size == -1 ? in : spec.group_size;
   index_t const block = block_size(spec);
   bool const up_front = grids_up_front(spec);
-  if (up_front) fit_groups<Bits, Sym>(b, stored, size, options, out, [&](index_t r) { return r / size; });
+  if (up_front) fit_groups<Bits, Sym, B>(b, stored, size, options, out, [&](index_t r) { return r / size; });
 
   index_t const outer = feedback ? (b.outer_block() + block - 1) / block * block : block;
   auto correction_storage = b.template make<scalar>((std::min)(outer, in), n);
@@ -92,7 +92,7 @@ void solve_strip(B& b, factor<B> const& f, std::vector<std::int32_t> const& grou
         b.copy(correction, updated);
         if (feedback && p > 0) solve_unit_lower<B>(b, triangle, updated);
         b.add(columns, updated);
-        fit_groups<Bits, Sym>(b, updated, size, options, out,
+        fit_groups<Bits, Sym, B>(b, updated, size, options, out,
                               [&](index_t r) { return groups[static_cast<std::size_t>(p + r)]; });
       }
       b.template quantize_block<Bits>(column_block<B>{

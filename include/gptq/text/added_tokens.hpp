@@ -119,8 +119,7 @@ class added_tokens {
   void cut(std::string_view text, bool normalized, OnText&& on_text, OnToken&& on_token) const {
     string_set const& wanted = normalized ? normalized_ : as_is_;
     std::size_t done = 0;
-    std::size_t from = 0;
-    while (auto const m = wanted.find(text, from)) {
+    for (std::size_t from = 0; auto const m = wanted.find(text, from);) {
       from = m->end;
       added_token const& token = tokens_[m->value];
       if (token.single_word && !stands_alone(text, m->begin, m->end)) continue;
@@ -129,7 +128,9 @@ class added_tokens {
       if (token.lstrip) begin = (std::max)(done, before_white_space(text, begin));
       if (token.rstrip) end = after_white_space(text, end);
       if (done < begin) on_text(done, begin);
-      on_token(token.id);
+      // White space that the token before has swallowed may be a token itself: it counts twice, unless nothing is left
+      // of it. Odd, but it is how the reference reads it.
+      if (begin < end) on_token(token.id);
       done = end;
     }
     if (done < text.size()) on_text(done, text.size());

@@ -22,6 +22,9 @@ inline constexpr char white_space_class[] =
 /// Word characters inside a class: PCRE2's \w is letters, numbers and the low line only.
 inline constexpr char word_class[] = R"(\p{Alphabetic}\p{M}\p{Nd}\p{Pc})";
 
+/// What \w takes besides outside a class: superscripts and fractions of Latin-1.
+inline constexpr char word_outside_class[] = R"(\x{b2}\x{b3}\x{b9}\x{bc}-\x{be})";
+
 /// What the expressions that Hugging Face compiles with another engine (Rust's) count as word characters besides.
 inline constexpr char join_controls[] = R"(\x{200c}\x{200d})";
 
@@ -113,13 +116,25 @@ class pattern_translator {
   void char_class() {
     copy(1);
     if (peek("^")) copy(1);
-    if (peek("]")) refuse("\"]\" as the first of a class");
     enum { nothing, character, set, range } before = nothing;
-    while (!peek("]")) {
+    for (int depth = 1; depth > 0;) {
       if (at_ >= in_.size()) refuse("a class without end");
-      if (peek("[")) refuse("a class inside a class");
       if (peek("&&")) refuse("\"&&\" inside a class");
-      if (peek("-") && before != nothing && next(1) != ']') {
+      if (peek("[")) {  // a union for Oniguruma, a character for PCRE2: its members simply join the others
+        if (next(1) == '^' || next(1) == ':') refuse("such a class inside a class");
+        before = nothing;
+        ++depth;
+        ++at_;
+      } else if (peek("]")) {
+        if (before == nothing) refuse("an empty class or one that starts with \"]\"");
+        before = set;
+        if (--depth == 0) copy(1);
+        else ++at_;
+      } else if (peek("-") && (before == nothing || next(1) == ']')) {
+        out_ += '\\';  // itself, and it stays so with other members around it
+        copy(1);
+        before = character;
+      } else if (peek("-")) {
         copy(1);
         if (before != character || peek("[") || item() != character) refuse("such a use of \"-\" inside a class");
         before = range;
@@ -127,7 +142,6 @@ class pattern_translator {
         before = item() == character ? character : set;
       }
     }
-    copy(1);
   }
 
   /// Copies one item of a class: 1 for a character, 2 for a set of them.
@@ -145,14 +159,14 @@ class pattern_translator {
       out_ += text;
       at_ += 2;
     };
-    auto const set = [&](char const* members, bool negated) {
-      put(in_class ? members : std::string(negated ? "[^" : "[") + members + "]");
+    auto const set = [&](std::string const& members, bool negated) {
+      put(in_class ? members : (negated ? "[^" : "[") + members + ']');
       return true;
     };
     switch (c) {
       case 's': return set(white_space_class, false);
       case 'S': return in_class ? (put("\\P{White_Space}"), true) : set(white_space_class, true);
-      case 'w': return set(word_class, false);
+      case 'w': return set(std::string(word_class) + (in_class ? "" : word_outside_class), false);
       case 'd':
       case 'D': return copy(2), true;
       case 'p':
@@ -166,7 +180,7 @@ class pattern_translator {
       case 'u': return code_point(), false;
       default: break;
     }
-    if (c == 'W' && !in_class) return set(word_class, true);
+    if (c == 'W' && !in_class) return set(std::string(word_class) + word_outside_class, true);
     if ((c == 'A' || c == 'z') && !in_class) return copy(2), true;
     bool const printable = c >= ' ' && c <= '~' && !letter(c) && !digit(c);
     if (!printable) refuse(std::string("the escape \"\\") + (c ? std::string(1, c) : "") + (in_class ? "\" inside a class" : "\""));

@@ -62,8 +62,10 @@ class basic_host_forward {
   void rms_norm(const_view x, const_view weight, float eps, bool unit_offset, view y) {
     auto const w = row(weight, 0);
     each_row(y, [&](index_t t) {
-      double const mean = row(x, t).template cast<double>().square().sum() / double(x.cols);
-      T const inverse = T(1.0 / std::sqrt(mean + double(eps)));
+      double squares = 0;  // of short runs, each summed in T
+      for (index_t c = 0; c < x.cols; c += 128)
+        squares += double(row(x, t).segment(c, std::min(index_t(128), x.cols - c)).square().sum());
+      T const inverse = T(1.0 / std::sqrt(squares / double(x.cols) + double(eps)));
       if (unit_offset)
         row(y, t) = (row(x, t) * inverse) * (T(1) + w);
       else
@@ -140,28 +142,28 @@ class basic_host_forward {
     });
   }
 
-  /// Slabs of rows, one product each: a little faster than Eigen's own division of work, which serves where rows are
-  /// few.
+  /// Slabs of rows, one product each, two for a thread where they stay tall: a little faster than Eigen's own division
+  /// of work, which serves where rows are few.
   template <bool Add>
   static void product(const_view x, const_view w, const_view bias, view y) {
     index_t const threads = detail::thread_count();
-    index_t const slab_rows = y.rows < 64 * threads ? y.rows : (y.rows + threads - 1) / threads;
-    if (y.rows == 0) return;
-    detail::parallel_pieces(y.rows, slab_rows, [&](index_t first, index_t count) {
-      auto slab = detail::eigen(y.row_range(first, count));
-      auto const inputs = detail::eigen(x.row_range(first, count));
-      if (bias.data) {
-        auto const b = detail::eigen(bias).row(0);
-        if constexpr (Add)
-          slab.rowwise() += b;
-        else
-          slab.rowwise() = b;
-      }
-      if (Add || bias.data)
-        slab.noalias() += inputs * detail::eigen(w).transpose();
-      else
-        slab.noalias() = inputs * detail::eigen(w).transpose();
-    });
+    index_t const parts = y.rows < 64 * threads ? 1 : y.rows < 1024 * threads ? threads : 2 * threads;
+    detail::parallel_pieces(y.rows, std::max((y.rows + parts - 1) / parts, index_t(1)),
+                            [&](index_t first, index_t count) {
+                              auto slab = detail::eigen(y.row_range(first, count));
+                              auto const inputs = detail::eigen(x.row_range(first, count));
+                              if (bias.data) {
+                                auto const b = detail::eigen(bias).row(0);
+                                if constexpr (Add)
+                                  slab.rowwise() += b;
+                                else
+                                  slab.rowwise() = b;
+                              }
+                              if (Add || bias.data)
+                                slab.noalias() += inputs * detail::eigen(w).transpose();
+                              else
+                                slab.noalias() = inputs * detail::eigen(w).transpose();
+                            });
   }
 
   matrix<T> scores_;

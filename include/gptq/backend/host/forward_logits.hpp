@@ -12,15 +12,42 @@ namespace gptq {
 inline namespace v0 {
 namespace detail {
 
-/// Exponentials are in double here and below: what is left of the sums after cancellation may be 1e-5 and less.
+/// A row in double: what is left of the sums below after cancellation may be 1e-5 and less.
+template <class T>
+class logit_row {
+ public:
+  void load(matrix_view<T const> logits, index_t t) {
+    values_.resize(logits.cols);
+    T const* __restrict const from = logits.row(t);
+    double* __restrict const to = values_.data();
+    for (index_t c = 0; c < logits.cols; ++c) to[c] = double(from[c]);
+    top_value_ = values_.maxCoeff(&top_);
+  }
+  [[nodiscard]] Eigen::ArrayXd const& values() const { return values_; }
+  [[nodiscard]] index_t top() const { return top_; }
+  /// log Σ exp(values), leaving exp(values − largest) in `terms` and their sum in `sum`.
+  double log_sum(Eigen::ArrayXd& terms, double& sum) const {
+    terms = values_ - top_value_;
+    terms = terms.exp();
+    sum = terms.sum();
+    return top_value_ + std::log(sum);
+  }
+
+ private:
+  Eigen::ArrayXd values_;
+  double top_value_ = 0;
+  index_t top_ = 0;
+};
+
 template <class T>
 void host_cross_entropy(matrix_view<T const> logits, matrix_view<std::int32_t const> targets, std::span<double> nll) {
   parallel_pieces(logits.rows, 16, [&](index_t first, index_t count) {
+    logit_row<T> row;
+    Eigen::ArrayXd terms;
+    double sum = 0;
     for (index_t t = first; t < first + count; ++t) {
-      auto const row = eigen(logits).row(t).array();
-      double const top = double(row.maxCoeff());
-      double const sum = (row.template cast<double>() - top).exp().sum();
-      nll[static_cast<std::size_t>(t)] = top + std::log(sum) - double(row(targets(0, t)));
+      row.load(logits, t);
+      nll[static_cast<std::size_t>(t)] = row.log_sum(terms, sum) - row.values()[targets(0, t)];
     }
   });
 }
@@ -30,20 +57,19 @@ template <class T>
 void host_divergence(matrix_view<T const> reference, matrix_view<T const> logits, std::span<double> kl,
                      std::span<std::uint8_t> same_top) {
   parallel_pieces(logits.rows, 16, [&](index_t first, index_t count) {
-    Eigen::Array<double, 1, Eigen::Dynamic> p(logits.cols);
+    logit_row<T> a;
+    logit_row<T> b;
+    Eigen::ArrayXd p;
+    Eigen::ArrayXd q;
+    double sum_p = 0;
+    double sum_q = 0;
     for (index_t t = first; t < first + count; ++t) {
-      auto const a = eigen(reference).row(t).array();
-      auto const b = eigen(logits).row(t).array();
-      index_t top_a = 0;
-      index_t top_b = 0;
-      double const max_a = double(a.maxCoeff(&top_a));
-      double const max_b = double(b.maxCoeff(&top_b));
-      p = (a.template cast<double>() - max_a).exp();
-      double const sum_a = p.sum();
-      double const sum_b = (b.template cast<double>() - max_b).exp().sum();
-      double const shift = (p * (a.template cast<double>() - b.template cast<double>())).sum() / sum_a;
-      kl[static_cast<std::size_t>(t)] = shift + (max_b + std::log(sum_b)) - (max_a + std::log(sum_a));
-      same_top[static_cast<std::size_t>(t)] = top_a == top_b;
+      a.load(reference, t);
+      b.load(logits, t);
+      double const log_a = a.log_sum(p, sum_p);
+      double const log_b = b.log_sum(q, sum_q);
+      kl[static_cast<std::size_t>(t)] = (p * (a.values() - b.values())).sum() / sum_p + log_b - log_a;
+      same_top[static_cast<std::size_t>(t)] = a.top() == b.top();
     }
   });
 }

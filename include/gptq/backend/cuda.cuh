@@ -1,0 +1,180 @@
+/// The CUDA backend: cuBLAS for products, cuSOLVER for the one Cholesky, own kernels for the rest. Include it from a .cu
+/// file; needs nvcc 12 or later, a device of compute capability 8.0 or later, and the target gptq::cuda.
+#pragma once
+
+#if !defined(__CUDACC__)
+#error "gptq: gptq/backend/cuda.cuh holds device code; include it from a .cu file compiled by nvcc 12 or later"
+#endif
+
+#include <gptq/backend/cuda/cholesky.cuh>
+#include <gptq/backend/cuda/column_block.cuh>
+#include <gptq/backend/cuda/context.cuh>
+#include <gptq/backend/cuda/gather.cuh>
+#include <gptq/backend/cuda/grid_fit.cuh>
+#include <gptq/backend/cuda/products.cuh>
+#include <gptq/core/backend.hpp>
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace gptq {
+inline namespace v0 {
+
+/// Models quantize_backend in the memory of one device. An object owns its stream, library handles, workspace and arena;
+/// nothing is global, and after the first layers nothing is allocated. Work is asynchronous: verbs that return a value or
+/// fill host memory wait, others do not. One object serves one thread at a time, with its device current in that thread.
+/// Failures are device_error, those of memory device_memory_error; after either the object can't be relied on.
+class cuda_backend {
+ public:
+  using scalar = float;
+  static constexpr memory_space space = memory_space::device;
+  template <class T>
+  using matrix_type = device_matrix<T>;
+  template <class T>
+  using view = device_view<T>;
+
+  explicit cuda_backend(cuda_options const& options = {}) : context_(std::make_shared<detail::cuda_context>(options)) {}
+
+  template <class T>
+  device_matrix<T> make(index_t rows, index_t cols) {
+    return context_->make<T>(rows, cols);
+  }
+  template <class T>
+  void upload(matrix_view<T> from, view<std::remove_const_t<T>> to) {
+    transfer(from, to, [&](auto... a) { context_->pinned().upload(a..., context_->stream()); });
+  }
+  template <class T>
+  void download(view<T> from, matrix_view<std::remove_const_t<T>> to) {
+    transfer(from, to, [&](auto... a) { context_->pinned().download(a..., context_->stream()); });
+  }
+  template <class T>
+  void download(device_matrix<T> const& from, matrix_view<T> to) {
+    download(from.view(), to);
+  }
+  template <class T>
+  void fill(view<T> x, std::type_identity_t<T> value) {
+    detail::elementwise(*context_, x.rows, x.cols, detail::fill_element<T>{x, value});
+  }
+  template <class T>
+  void fill(device_matrix<T>& x, std::type_identity_t<T> value) {
+    fill(x.view(), value);
+  }
+  void copy(view<float const> from, view<float> to) { detail::copy_matrix(*context_, from, to); }
+  void add(view<float const> x, view<float> y) {
+    detail::elementwise(*context_, x.rows, x.cols, detail::add_element<float>{x, y});
+  }
+
+  template <class T>
+  bool all_finite(view<T const> x) {
+    return detail::all_finite(*context_, x);
+  }
+  template <class T>
+  void add_gram(view<T const> x, view<float> gram) {
+    detail::add_gram(*context_, x, gram);
+  }
+  std::vector<double> diagonal(view<float const> gram) { return detail::diagonal(*context_, gram); }
+  void gather_hessian(view<float const> gram, view<std::int32_t const> order, double scale,
+                      matrix_view<float const> diagonal, view<float> out) {
+    auto on_device = make<float>(1, diagonal.cols);
+    upload(diagonal, on_device.view());
+    detail::gather_hessian(*context_, gram, order, scale, on_device, out);
+  }
+  bool cholesky(view<float> a, precision p) { return detail::cholesky(*context_, a, p); }
+  void feedback_from_cholesky(view<float> a, view<float> pivots) {
+    detail::feedback_from_cholesky(*context_, a, pivots);
+  }
+
+  template <class W>
+  void gather_weights(view<W const> w, view<std::int32_t const> order, view<std::uint8_t const> live,
+                      view<float> out) {
+    detail::gather_weights(*context_, w, order, live, out);
+  }
+  template <int Bits, bool Sym>
+  void fit_grid(view<float const> values, grid_options const& options, view<float> scales, view<std::uint8_t> zeros) {
+    detail::fit_grid<Bits, Sym>(*context_, values, options, scales, zeros);
+  }
+  /// Blocks that are wider than one kernel's tile go tile by tile, with a product between.
+  template <int Bits>
+  void quantize_block(column_block<cuda_backend> const& b) {
+    index_t const rows = b.weights.rows;
+    constexpr index_t tile = detail::tile_columns;
+    bool const several = rows > tile && b.feedback.data;
+    auto own = several ? make<float>(tile, b.weights.cols) : device_matrix<float>();
+    for (index_t p = 0; p < rows; p += tile) {
+      index_t const n = (std::min)(tile, rows - p);
+      view<float const> correction = b.correction.row_range(p, n);
+      if (several && p > 0) {
+        auto const sum = own.view().row_range(0, n);
+        copy(correction, sum);
+        multiply_add(1.0f, b.feedback.block(p, 0, n, p), b.weights.row_range(0, p), sum);
+        correction = sum;
+      }
+      detail::quantize_tile<Bits>(
+          *context_,
+          {.feedback = b.feedback.data ? b.feedback.block(p, p, n, n) : b.feedback,
+           .correction = correction,
+           .pivots = b.pivots.data + (b.pivots.data ? p : 0),
+           .excess = b.excess.data + (b.excess.data ? p : 0),
+           .groups = b.groups.data + p,
+           .order = b.order.data + p,
+           .scales = b.scales,
+           .zeros = b.zeros,
+           .weights = b.weights.row_range(p, n),
+           .codes = b.codes,
+           .losses = b.losses});
+    }
+  }
+  void multiply_add(float alpha, view<float const> a, view<float const> x, view<float> y) {
+    detail::multiply_add(*context_, alpha, a, x, y);
+  }
+  void solve_unit_lower(view<float const> f, view<float> x) {
+    constexpr index_t tile = detail::tile_columns;
+    for (index_t p = 0; p < f.rows; p += tile) {
+      index_t const n = (std::min)(tile, f.rows - p);
+      if (p > 0) multiply_add(-1.0f, f.block(p, 0, n, p), x.row_range(0, p), x.row_range(p, n));
+      detail::solve_tile(*context_, f.block(p, p, n, n), x.row_range(p, n));
+    }
+  }
+  void add_squares(view<float const> y, view<float const> weights, view<double> sums) {
+    detail::add_squares(*context_, y, weights, sums);
+  }
+
+  /// All outputs at once: they fill the device together.
+  template <class F>
+  void for_each_strip(index_t outputs, F&& f) {
+    if (outputs > 0) f(index_t(0), outputs);
+  }
+  [[nodiscard]] index_t outer_block() const { return 512; }
+
+  /// Waits until all work is done; errors of earlier kernels show here at the latest.
+  void synchronize() { context_->synchronize(); }
+  [[nodiscard]] std::string device_name() const { return context_->properties().name; }
+  [[nodiscard]] std::size_t memory_budget() const { return context_->arena()->budget(); }
+  [[nodiscard]] std::size_t memory_in_use() const { return context_->arena()->used(); }
+  [[nodiscard]] std::size_t peak_memory() const { return context_->arena()->peak(); }
+  [[nodiscard]] cudaStream_t stream() const { return context_->stream(); }
+  [[nodiscard]] std::shared_ptr<detail::cuda_context> const& context() const { return context_; }
+
+ private:
+  template <class From, class To, class Copy>
+  static void transfer(From from, To to, Copy&& copy) {
+    using T = std::remove_const_t<typename From::value_type>;
+    if (from.rows == 0 || from.cols == 0) return;
+    std::size_t width = std::size_t(from.cols) * sizeof(T);
+    std::size_t rows = std::size_t(from.rows);
+    if (rows == 1) {
+      copy(from.data, width, to.data, width, width, rows);
+      return;
+    }
+    copy(from.data, std::size_t(from.stride) * sizeof(T), to.data, std::size_t(to.stride) * sizeof(T), width, rows);
+  }
+
+  std::shared_ptr<detail::cuda_context> context_;
+};
+
+static_assert(quantize_backend<cuda_backend>);
+
+}  // namespace v0
+}  // namespace gptq

@@ -1,0 +1,194 @@
+/// Quantizes a whole model folder: float weights and calibration samples in, a GPTQ checkpoint out.
+///
+/// One pass, block by block and stage by stage: the inputs of a stage are collected on the weights that were already
+/// quantized before it, its linear layers are solved as one stack with one Hessian, and the walk goes on with the new
+/// weights. One block's weights are in memory; what is finished is written at once.
+#pragma once
+
+#include <gptq/checkpoint/output_folder.hpp>
+#include <gptq/model/pipeline_output.hpp>
+#include <gptq/model/pipeline_types.hpp>
+#include <gptq/model/stream.hpp>
+#include <gptq/model/weights.hpp>
+#include <gptq/quant/quantize.hpp>
+
+#include <array>
+#include <chrono>
+#include <filesystem>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace gptq {
+inline namespace v0 {
+
+/// What quantize_model asks of a backend: to quantize, to run a decoder, and
+///   b.pack(linear, format, first, count, weight)   outputs [first, first + count) of a solved stack as the tensors of a
+///                                                  file; weight [count × in] becomes what a reader computes with them
+template <class B>
+concept pipeline_backend = quantize_backend<B> && forward_backend<B> &&
+    requires(B& b, basic_quantized_linear<B::template matrix_type> const& linear,
+             view_of<B, typename B::activation> weight) {
+  { b.pack(linear, checkpoint_format::gptq, index_t(), index_t(), weight) } -> std::same_as<packed_linear>;
+};
+
+namespace detail {
+
+/// Adds the time of a scope to one entry of a report.
+class activity {
+ public:
+  activity(pipeline_report& report, char const* name) : total_(report.seconds[name]), begin_(clock::now()) {}
+  activity(activity const&) = delete;
+  activity& operator=(activity const&) = delete;
+  ~activity() { total_ += std::chrono::duration<double>(clock::now() - begin_).count(); }
+
+ private:
+  using clock = std::chrono::steady_clock;
+  double& total_;
+  clock::time_point begin_;
+};
+
+/// One run over one model.
+template <pipeline_backend B>
+class model_quantizer {
+  using stream_type = token_stream<B>;
+
+ public:
+  model_quantizer(B& b, model_weights const& weights, checkpoint_writer& writer,
+                  typename stream_type::samples const& samples, pipeline_options const& options)
+      : b_(b),
+        weights_(weights),
+        writer_(writer),
+        options_(options),
+        solve_options_(options.quantize),
+        stream_(b, weights.config(), samples, b.template adopt<typename B::activation>(weights.embedding()),
+                options.stream) {
+    if (options.format == checkpoint_format::gptq)  // version 1 can't say 0: a constraint of the solve, not a repair
+      solve_options_.grid.nonzero_zeros = true;
+    report_.samples = static_cast<index_t>(samples.size());
+    report_.tokens = stream_.tokens();
+  }
+
+  pipeline_report run() {
+    index_t const blocks = weights_.config().blocks;
+    for (index_t i = 0; i < blocks; ++i) {
+      auto block = timed("load", [&] { return load_block(b_, weights_, i); });
+      if (options_.true_sequential)
+        for (int s = 0; s < stage_count; ++s) quantize_stage(block, s, collect(block, s));
+      else
+        quantize_at_once(block, i + 1 < blocks);
+      if (options_.true_sequential && i + 1 < blocks) timed("forward", [&] { stream_.advance(block); });
+    }
+    return std::move(report_);
+  }
+
+ private:
+  template <class F>
+  decltype(auto) timed(char const* name, F&& f) {
+    activity const a(report_, name);
+    return f();
+  }
+
+  /// The Hessian of a stage's inputs; the stream goes on to that stage.
+  hessian<B> collect(block_weights<B> const& block, int stage) {
+    hessian<B> h(b_, weights_.config().stage_inputs(stage));
+    auto const where = [&] { return weights_.names().linears(block.number, stage).front().name + ": "; };
+    for (std::size_t c = 0; c < stream_.chunks().size(); ++c) {
+      auto const& chunk = stream_.chunks()[c];
+      auto const x = timed("forward", [&] { return stream_.input(stage, block, c); });
+      activity const a(report_, "gram");
+      try {
+        h.add(x, static_cast<index_t>(chunk.bounds.size()) - 1);
+      } catch (numeric_error const& e) {
+        throw numeric_error(where() + e.what());
+      }
+      if (options_.progress)
+        options_.progress({block.number, weights_.config().blocks, stage, chunk.first + chunk.rows, stream_.tokens()});
+    }
+    return h;
+  }
+
+  /// All Hessians on the float weights, then all layers, then the states once more through the quantized block.
+  void quantize_at_once(block_weights<B>& block, bool advance) {
+    auto before = stream_.save();
+    std::vector<hessian<B>> hessians;
+    for (int s = 0; s < stage_count; ++s) hessians.push_back(collect(block, s));
+    for (int s = 0; s < stage_count; ++s) quantize_stage(block, s, std::move(hessians[static_cast<std::size_t>(s)]));
+    if (!advance) return;
+    stream_.restore(std::move(before));
+    timed("forward", [&] { stream_.run(block); });
+  }
+
+  void quantize_stage(block_weights<B>& block, int stage, hessian<B> const h) {
+    auto& weights = block.stages[static_cast<std::size_t>(stage)];
+    view_of<B, typename B::activation> const stacked = weights.weight;
+    auto const solved = timed("solve", [&] {
+      try {
+        return quantize_stack(b_, stacked, h, options_.spec, solve_options_);
+      } catch (numeric_error const& e) {
+        throw numeric_error(weights.linears.front().name + ": " + e.what());
+      }
+    });
+    for (linear_info const& l : weights.linears) {
+      linear_record record{l.name, l.rows, l.inputs, solved.report(l.first_row, l.rows)};
+      packed_linear const packed = timed("pack", [&] {
+        try {
+          return b_.pack(solved.linear, options_.format, l.first_row, l.rows, stacked.row_range(l.first_row, l.rows));
+        } catch (numeric_error const& e) {
+          throw numeric_error(l.name + ": " + e.what());
+        }
+      });
+      timed("write", [&] { write_linear(writer_, weights_.reader(), l.name, packed); });
+      report_.linears.push_back(std::move(record));
+    }
+  }
+
+  B& b_;
+  model_weights const& weights_;
+  checkpoint_writer& writer_;
+  pipeline_options const& options_;
+  quantize_options solve_options_;
+  stream_type stream_;
+  pipeline_report report_;
+};
+
+}  // namespace detail
+
+/// Quantizes the model in `source` to a new folder `target`, on calibration `samples` (token ids, each run alone).
+/// The folder is complete when this returns; after an exception nothing of it is left. Throws format_error,
+/// shape_error or numeric_error, each naming file, tensor or layer; everything that can be refused is refused
+/// before the first token is run.
+template <pipeline_backend B>
+pipeline_report quantize_model(B& b, std::filesystem::path const& source, std::filesystem::path const& target,
+                               std::vector<std::vector<std::int32_t>> const& samples, pipeline_options const& options) {
+  model_weights const weights(source);
+  detail::check_plan(weights, options);
+  output_folder folder(target, source, options.overwrite);
+  std::uint64_t const estimate = detail::estimated_bytes(weights, options);
+  folder.check_space(estimate + (std::min)(estimate, options.shard_size));
+  detail::check_values(weights.reader(), options);
+
+  checkpoint_writer writer(folder.path(), options.shard_size, detail::kept_metadata(weights.reader()));
+  detail::write_float_tensors(writer, weights, options);
+  pipeline_report report = detail::model_quantizer<B>(b, weights, writer, samples, options).run();
+  {
+    detail::activity const a(report, "write");
+    writer.finish();
+    write_quantization_config(folder.path(), detail::output_config(weights.reader().config(), options),
+                              detail::quantization_settings(options));
+    copy_side_files(source, folder.path());
+    folder.commit();
+  }
+  report.bytes_after = writer.total_size();
+  for (safetensors_file const& part : weights.reader().parts())
+    for (tensor_view const& t : part.tensors()) report.bytes_before += t.bytes.size();
+  index_t widest = 0;
+  for (auto const& l : report.linears) widest = (std::max)(widest, l.in_features);
+  if (report.tokens < widest)
+    report.warnings.push_back(std::to_string(report.tokens) + " calibration tokens are fewer than the " +
+                              std::to_string(widest) + " inputs of the widest layer");
+  return report;
+}
+
+}  // namespace v0
+}  // namespace gptq

@@ -1,0 +1,195 @@
+/// What a quantized folder holds beside codes: the rules for the tensors that stay in float, for config.json, and
+/// everything that is refused before work starts.
+#pragma once
+
+#include <gptq/checkpoint/quantization_config.hpp>
+#include <gptq/checkpoint/reader.hpp>
+#include <gptq/checkpoint/side_files.hpp>
+#include <gptq/checkpoint/writer.hpp>
+#include <gptq/model/pipeline_types.hpp>
+#include <gptq/model/weights.hpp>
+#include <gptq/version.hpp>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <map>
+#include <set>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace gptq {
+inline namespace v0 {
+namespace detail {
+
+template <class T>
+std::span<std::byte const> bytes_of(matrix<T> const& m) {
+  return {reinterpret_cast<std::byte const*>(m.data()), static_cast<std::size_t>(m.size()) * sizeof(T)};
+}
+
+/// All linear layers that a run will quantize.
+inline std::vector<linear_info> planned_linears(model_weights const& weights) {
+  std::vector<linear_info> all;
+  for (index_t i = 0; i < weights.config().blocks; ++i)
+    for (int s = 0; s < stage_count; ++s)
+      for (linear_info& l : weights.names().linears(i, s)) all.push_back(std::move(l));
+  return all;
+}
+
+/// Refuses a model that is quantized already and shapes that no reader of the format takes: a
+/// group size that does not divide the inputs, words that inputs or outputs do not fill. Names the layers.
+inline void check_plan(model_weights const& weights, pipeline_options const& options) {
+  std::string const folder = weights.reader().folder().string();
+  check_spec(options.spec);
+  if (weights.quantized()) throw format_error(folder + ": the model is quantized already");
+  std::map<std::string, std::vector<std::string>> refused;  // reason → layers
+  int const word = options.spec.bits == 3 ? 32 : 32 / options.spec.bits;
+  for (linear_info const& l : planned_linears(weights)) {
+    int const g = options.spec.group_size;
+    if (g != -1 && l.inputs % g != 0)
+      refused["group_size " + std::to_string(g) + " does not divide the " + std::to_string(l.inputs) + " inputs of"]
+          .push_back(l.name);
+    for (auto const& [size, what] : {std::pair{l.inputs, "inputs"}, std::pair{l.rows, "outputs"}})
+      if (size % word != 0)
+        refused[std::to_string(options.spec.bits) + " bit codes of " + std::to_string(size) + " " + what +
+                " do not fill whole words in"]
+            .push_back(l.name);
+  }
+  for (auto const& [reason, layers] : refused) {
+    std::string text = folder + ": " + reason + " ";
+    for (std::size_t i = 0; i < layers.size() && i < 8; ++i) text += (i ? ", " : "") + layers[i];
+    if (layers.size() > 8) text += " and " + std::to_string(layers.size() - 8) + " more";
+    throw shape_error(text);
+  }
+}
+
+/// Calls f(first element, count, values) over a float tensor in pieces.
+template <class F>
+void for_each_piece(tensor_view const& t, F&& f) {
+  constexpr index_t piece = 1 << 16;
+  std::vector<float> values(static_cast<std::size_t>((std::min)(piece, t.size())));
+  for (index_t first = 0; first < t.size(); first += piece) {
+    index_t const n = (std::min)(piece, t.size() - first);
+    to_float(t, first, n, values.data());
+    f(first, std::span<float const>(values.data(), static_cast<std::size_t>(n)));
+  }
+}
+
+/// Reads every float tensor once: refuses NaN and Inf, and values that float16 can't hold if they are to be converted.
+inline void check_values(checkpoint_reader const& reader, pipeline_options const& options) {
+  for (std::string const& name : reader.names()) {
+    tensor_view const& t = reader.at(name);
+    if (!is_float(t.type)) continue;
+    for_each_piece(t, [&](index_t first, std::span<float const> values) {
+      float largest = 0;
+      for (float x : values) {
+        float const magnitude = std::abs(x);
+        largest = magnitude <= largest ? largest : magnitude;  // NaN takes over
+      }
+      auto const place = [&](auto&& bad) {
+        auto const at = static_cast<index_t>(std::find_if(values.begin(), values.end(), bad) - values.begin());
+        return " at element " + std::to_string(first + at);
+      };
+      if (!std::isfinite(largest) || largest != largest)
+        throw numeric_error(tensor_place(t) + "NaN or Inf" + place([](float x) { return !std::isfinite(x); }));
+      if (options.to_float16 && largest >= 65520.0f)
+        throw numeric_error(tensor_place(t) + std::to_string(largest) + " does not fit float16" +
+                            place([](float x) { return std::abs(x) >= 65520.0f; }) + "; use --dtype keep");
+    });
+  }
+}
+
+/// A tensor converted to float16, or numeric_error if a value does not fit.
+inline matrix<float16> as_float16(tensor_view const& t) {
+  matrix<float16> out(1, t.size());
+  for_each_piece(t, [&](index_t first, std::span<float const> values) {
+    for (std::size_t i = 0; i < values.size(); ++i) {
+      float16 const half = to_float16(values[i]);
+      if (std::isinf(to_float(half)))
+        throw numeric_error(tensor_place(t) + std::to_string(values[i]) + " does not fit float16");
+      out.data()[first + static_cast<index_t>(i)] = half;
+    }
+  });
+  return out;
+}
+
+/// Everything but the weights of the layers to quantize and their biases, which come with the codes.
+inline void write_float_tensors(checkpoint_writer& writer, model_weights const& weights,
+                                pipeline_options const& options) {
+  std::set<std::string> later;
+  for (linear_info const& l : planned_linears(weights)) {
+    later.insert(l.name + ".weight");
+    later.insert(l.name + ".bias");
+  }
+  for (std::string const& name : weights.reader().names()) {
+    if (later.count(name)) continue;
+    tensor_view const& t = weights.reader().at(name);
+    if (options.to_float16 && is_float(t.type) && t.type != dtype::f16)
+      writer.add(t.name, dtype::f16, t.shape, bytes_of(as_float16(t)));
+    else
+      writer.add(t);
+  }
+}
+
+/// The tensors of one quantized layer; its bias, if the model stores one, as float16.
+inline void write_linear(checkpoint_writer& writer, checkpoint_reader const& reader, std::string const& name,
+                         packed_linear const& p) {
+  auto const shape = [](auto const& m) { return std::vector<std::int64_t>{m.rows(), m.cols()}; };
+  writer.add(name + ".qweight", dtype::i32, shape(p.qweight), bytes_of(p.qweight));
+  writer.add(name + ".qzeros", dtype::i32, shape(p.qzeros), bytes_of(p.qzeros));
+  writer.add(name + ".scales", dtype::f16, shape(p.scales), bytes_of(p.scales));
+  writer.add(name + ".g_idx", dtype::i32, {p.in_features}, std::as_bytes(std::span(p.g_idx)));
+  if (tensor_view const* const bias = reader.find(name + ".bias"))
+    writer.add(bias->name, dtype::f16, bias->shape, bytes_of(as_float16(*bias)));
+}
+
+/// Bytes of tensor data that a run will write.
+inline std::uint64_t estimated_bytes(model_weights const& weights, pipeline_options const& options) {
+  std::uint64_t bytes = 0;
+  for (std::string const& name : weights.reader().names()) bytes += weights.reader().at(name).bytes.size();
+  for (linear_info const& l : planned_linears(weights)) {
+    bytes -= weights.reader().at(l.name + ".weight").bytes.size();
+    auto const groups = static_cast<std::uint64_t>(group_count(l.inputs, options.spec.group_size));
+    auto const in = static_cast<std::uint64_t>(l.inputs), out = static_cast<std::uint64_t>(l.rows);
+    auto const bits = static_cast<std::uint64_t>(options.spec.bits);
+    bytes += in * out * bits / 8 + groups * out * (2 + bits / 8 + 1) + 4 * in;
+  }
+  return bytes;
+}
+
+/// Metadata of the source's files that the result keeps: where tied tensors are stored.
+inline std::map<std::string, std::string> kept_metadata(checkpoint_reader const& reader) {
+  std::map<std::string, std::string> kept;
+  for (safetensors_file const& part : reader.parts())
+    for (auto const& [key, value] : part.metadata())
+      if (reader.contains(value)) kept.emplace(key, value);
+  return kept;
+}
+
+/// config.json as found, with the dtype that its float tensors have now.
+inline json output_config(json config, pipeline_options const& options) {
+  if (options.to_float16) config[config.contains("dtype") ? "dtype" : "torch_dtype"] = "float16";
+  return config;
+}
+
+inline quantization_config quantization_settings(pipeline_options const& options) {
+  quant_spec const& s = options.spec;
+  quantization_config c;
+  c.base = {.bits = s.bits, .group_size = s.group_size, .sym = s.sym, .desc_act = scattered_groups(s)};
+  c.format = options.format;
+  c.static_groups = s.static_groups;
+  c.true_sequential = options.true_sequential;
+  c.damp_percent = options.quantize.damp_percent;
+  constexpr char const* orders[] = {"natural", "desc_act", "group_aware"};
+  c.meta = {{"quantizer", {"gptq:" GPTQ_VERSION}},
+            {"order", orders[static_cast<int>(s.order)]},
+            {"mse", std::round(1e6 * static_cast<double>(options.quantize.grid.mse)) / 1e6},
+            {"damp_percent", c.damp_percent.value()}};
+  for (auto const& [key, value] : options.meta) c.meta[key] = value;
+  return c;
+}
+
+}  // namespace detail
+}  // namespace v0
+}  // namespace gptq
