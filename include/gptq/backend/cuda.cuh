@@ -11,6 +11,7 @@
 #include <gptq/backend/cuda/context.cuh>
 #include <gptq/backend/cuda/gather.cuh>
 #include <gptq/backend/cuda/grid_fit.cuh>
+#include <gptq/backend/cuda/pack.cuh>
 #include <gptq/backend/cuda/products.cuh>
 #include <gptq/core/backend.hpp>
 
@@ -175,6 +176,28 @@ class cuda_backend {
 };
 
 static_assert(quantize_backend<cuda_backend>);
+
+/// The overloads of gptq/pack for layers on the device; the same tensors, bit for bit, and the same errors.
+inline packed_linear pack(cuda_backend& b, device_linear const& q, checkpoint_format format, index_t first,
+                          index_t count) {
+  return detail::pack(*b.context(), q, format, first, count);
+}
+inline packed_linear pack(cuda_backend& b, device_linear const& q, checkpoint_format format) {
+  return pack(b, q, format, 0, q.out_features());
+}
+inline device_linear unpack(cuda_backend& b, packed_linear const& p) { return detail::unpack(*b.context(), p); }
+
+/// Outputs [first, first + out.rows) of a layer into out [outputs × in], float or a 16-bit type.
+template <class T>
+void dequantize(cuda_backend& b, device_linear const& q, index_t first, device_view<T> out) {
+  detail::dequantize<false>(*b.context(), q, first, out);
+}
+template <class T = float>
+device_matrix<T> dequantize(cuda_backend& b, device_linear const& q) {
+  auto out = b.make<T>(q.out_features(), q.in_features());
+  dequantize(b, q, 0, out.view());
+  return out;
+}
 
 }  // namespace v0
 }  // namespace gptq

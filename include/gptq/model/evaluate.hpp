@@ -122,8 +122,11 @@ void measure(B& b, evaluated_model<B> const& model, evaluated_model<B> const* re
       return sum / double(predictions);
     };
     out.window_nll.push_back(mean(nll));
+    if (reference) out.window_kl.push_back(mean(kl));
+    if (!std::isfinite(out.window_nll.back()) || (reference && !std::isfinite(out.window_kl.back())))
+      throw numeric_error("evaluate: the logits of window " + std::to_string(out.window_nll.size() - 1) +
+                          " hold NaN or Inf");
     if (!reference) continue;
-    out.window_kl.push_back(mean(kl));
     for (std::uint8_t const s : same) agreed += s;
   }
   if (reference) out.top1 = out.top1.value_or(0) + agreed;
@@ -133,7 +136,7 @@ void measure(B& b, evaluated_model<B> const& model, evaluated_model<B> const* re
 
 /// Cuts `ids` into windows of options.context tokens from the start, leaves out the rest, and measures the model on
 /// them, each window on its own. With a reference, both models walk the windows block by block; one block's weights are
-/// resident at a time. Throws shape_error for too few tokens, ids outside a vocabulary, or vocabularies that differ.
+/// resident at a time. Throws shape_error for too few tokens, ids outside a vocabulary, or vocabularies that differ; numeric_error for logits that are no numbers.
 template <evaluation_backend B>
 evaluation evaluate(B& b, model_weights const& weights, std::span<std::int32_t const> ids,
                     evaluation_options const& options = {}, model_weights const* reference = nullptr) {

@@ -119,14 +119,15 @@ class added_tokens {
   void cut(std::string_view text, bool normalized, OnText&& on_text, OnToken&& on_token) const {
     string_set const& wanted = normalized ? normalized_ : as_is_;
     std::size_t done = 0;
+    std::size_t white_end = 0;  // of the run of white space swallowed last
     for (std::size_t from = 0; auto const m = wanted.find(text, from);) {
       from = m->end;
       added_token const& token = tokens_[m->value];
       if (token.single_word && !stands_alone(text, m->begin, m->end)) continue;
       std::size_t begin = m->begin;
       std::size_t end = m->end;
-      if (token.lstrip) begin = (std::max)(done, before_white_space(text, begin));
-      if (token.rstrip) end = after_white_space(text, end);
+      if (token.lstrip && begin > done) begin = before_white_space(text, done, begin);
+      if (token.rstrip) end = white_end = end < white_end ? white_end : after_white_space(text, end);
       if (done < begin) on_text(done, begin);
       // White space that the token before has swallowed may be a token itself: it counts twice, unless nothing is left
       // of it. Odd, but it is how the reference reads it.
@@ -173,8 +174,8 @@ class added_tokens {
     if (end < text.size()) utf8::decode(text, after);
     return !word_.found_in(text.substr(before, begin - before)) && !word_.found_in(text.substr(end, after - end));
   }
-  static std::size_t before_white_space(std::string_view text, std::size_t begin) {
-    for (std::size_t at = begin; at > 0; begin = at)
+  static std::size_t before_white_space(std::string_view text, std::size_t done, std::size_t begin) {
+    for (std::size_t at = begin; at > done; begin = at)
       if (!utf8::is_white_space(utf8::decode_before(text, at))) break;
     return begin;
   }

@@ -18,17 +18,17 @@ __global__ void pivots_kernel(device_view<T const> a, int const* info, int* flag
 
 /// False if a pivot is not positive and finite. Row-major lower is the library's upper: U = Lᵀ.
 template <class T>
-bool potrf(cuda_context& c, device_view<T> a) {
+bool potrf(cuda_context& c, device_view<T> a, cublasFillMode_t triangle = CUBLAS_FILL_MODE_UPPER) {
   constexpr auto type = std::is_same_v<T, double> ? CUDA_R_64F : CUDA_R_32F;
   std::size_t device_bytes = 0;
   std::size_t host_bytes = 0;
-  check(cusolverDnXpotrf_bufferSize(c.solver(), c.solver_params(), CUBLAS_FILL_MODE_UPPER, a.rows, type, a.data,
+  check(cusolverDnXpotrf_bufferSize(c.solver(), c.solver_params(), triangle, a.rows, type, a.data,
                                     a.stride, type, &device_bytes, &host_bytes),
         "cusolverDnXpotrf_bufferSize");
   auto workspace = c.make<std::uint8_t>(1, index_t(device_bytes) + 256);
   matrix<std::uint8_t> host_workspace(1, index_t(host_bytes));
   auto info = c.make<int>(1, 1);
-  check(cusolverDnXpotrf(c.solver(), c.solver_params(), CUBLAS_FILL_MODE_UPPER, a.rows, type, a.data, a.stride, type,
+  check(cusolverDnXpotrf(c.solver(), c.solver_params(), triangle, a.rows, type, a.data, a.stride, type,
                          workspace.data(), device_bytes, host_workspace.data(), host_bytes, info.data()),
         "cusolverDnXpotrf");
   c.flags()[0] = 0;

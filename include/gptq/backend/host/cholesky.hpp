@@ -1,5 +1,6 @@
 /// Cholesky on the host, a = L·Lᵀ in the lower triangle: Eigen's own runs on one thread only, so panels and tiles here,
-/// with Eigen's products inside. (Right-looking: factor a diagonal block, invert it, panel = a·L⁻ᵀ, update the rest.)
+/// with Eigen's products inside. Right-looking on two levels: products with a short inner dimension run at three quarters
+/// of the full rate, so narrow panels update only the wide panel that they are part of, and that updates the rest.
 #pragma once
 
 #include <gptq/backend/host/gram.hpp>
@@ -7,44 +8,65 @@
 #include <Eigen/Cholesky>
 
 #include <cmath>
+#include <utility>
+#include <vector>
 
 namespace gptq {
 inline namespace v0 {
 namespace detail {
 
+/// a(i, j) −= a(i, k)·a(j, k)ᵀ for the columns j in [first, last) and all rows i from the tile of j down, k the inner
+/// columns [begin, begin + count).
+template <class S>
+void update_columns(matrix_view<S> a, index_t first, index_t last, index_t begin, index_t count) {
+  index_t const n = a.rows;
+  index_t const edge = (std::min)(index_t(256), tile_edge(n - first));
+  std::vector<std::pair<index_t, index_t>> tiles;
+  for (index_t j = first; j < last; j += edge)
+    for (index_t i = j; i < n; i += edge) tiles.emplace_back(i, j);
+  parallel_for(static_cast<index_t>(tiles.size()), [&](index_t t) {
+    auto const [i, j] = tiles[static_cast<std::size_t>(t)];
+    index_t const ni = (std::min)(edge, n - i);
+    index_t const nj = (std::min)(edge, last - j);
+    eigen(a.block(i, j, ni, nj)).noalias() -=
+        eigen(a.block(i, begin, ni, count)) * eigen(a.block(j, begin, nj, count)).transpose();
+  });
+}
+
+/// Factors the diagonal block at k and divides the rows below by it: panel = a·L⁻ᵀ, a product with the inverse.
+template <class S>
+bool factor_panel(matrix_view<S> a, index_t k, index_t width) {
+  auto diagonal = eigen(a.block(k, k, width, width));
+  eigen_matrix<S> block = diagonal;
+  Eigen::LLT<Eigen::Ref<eigen_matrix<S>>> const llt(block);
+  if (llt.info() != Eigen::Success) return false;
+  for (index_t i = 0; i < width; ++i)
+    if (!(block(i, i) > S(0)) || !std::isfinite(block(i, i))) return false;
+  diagonal.template triangularView<Eigen::Lower>() = block;
+  eigen_matrix<S> inverse = eigen_matrix<S>::Identity(width, width);
+  block.template triangularView<Eigen::Lower>().solveInPlace(inverse);
+  index_t const below = k + width;
+  parallel_pieces(a.rows - below, 256, [&](index_t first, index_t count) {
+    auto rows = eigen(a.block(below + first, k, count, width));
+    eigen_matrix<S> const old = rows;
+    rows.noalias() = old * inverse.transpose();
+  });
+  return true;
+}
+
 /// False if a pivot is not positive and finite; then the contents of `a` are unspecified.
 template <class S>
 bool cholesky(matrix_view<S> a) {
-  constexpr index_t panel = 128;
+  constexpr index_t narrow = 128, wide = 512;
   index_t const n = a.rows;
-  matrix<S> inverse_storage((std::min)(panel, n), (std::min)(panel, n));
-  for (index_t k = 0; k < n; k += panel) {
-    index_t const nk = (std::min)(panel, n - k);
-    auto diagonal = eigen(a.block(k, k, nk, nk));
-    eigen_matrix<S> block = diagonal;
-    Eigen::LLT<Eigen::Ref<eigen_matrix<S>>> const llt(block);
-    if (llt.info() != Eigen::Success) return false;
-    for (index_t i = 0; i < nk; ++i)
-      if (!(block(i, i) > S(0)) || !std::isfinite(block(i, i))) return false;
-    diagonal.template triangularView<Eigen::Lower>() = block;
-    index_t const below = k + nk;
-    if (below == n) break;
-
-    auto inverse = eigen(inverse_storage.view().block(0, 0, nk, nk));
-    inverse.setIdentity();
-    block.template triangularView<Eigen::Lower>().solveInPlace(inverse);
-    parallel_pieces(n - below, 256, [&](index_t first, index_t count) {
-      auto rows = eigen(a.block(below + first, k, count, nk));
-      eigen_matrix<S> const old = rows;
-      rows.noalias() = old * inverse.transpose();
-    });
-    index_t const rest = n - below;
-    index_t const edge = (std::min)(index_t(256), tile_edge(rest));
-    for_each_lower_tile((rest + edge - 1) / edge, [&](index_t ti, index_t tj) {
-      index_t const i = below + ti * edge, ni = (std::min)(edge, n - i);
-      index_t const j = below + tj * edge, nj = (std::min)(edge, n - j);
-      eigen(a.block(i, j, ni, nj)).noalias() -= eigen(a.block(i, k, ni, nk)) * eigen(a.block(j, k, nj, nk)).transpose();
-    });
+  for (index_t o = 0; o < n; o += wide) {
+    index_t const end = (std::min)(o + wide, n);
+    for (index_t k = o; k < end; k += narrow) {
+      index_t const width = (std::min)(narrow, end - k);
+      if (!factor_panel<S>(a, k, width)) return false;
+      update_columns<S>(a, k + width, end, k, width);
+    }
+    update_columns<S>(a, end, n, o, end - o);
   }
   return true;
 }

@@ -9,7 +9,7 @@ namespace gptq {
 inline namespace v0 {
 namespace detail {
 
-/// Quantizes one strip of a block; `strip` and `sums` are scratch of b.weights.rows + 1 rows.
+/// Quantizes one strip of a block; `strip` is scratch for b.weights.rows rows.
 template <int Bits, class Backend>
 void quantize_strip(column_block<Backend> const& b, index_t first, index_t count, typename Backend::scalar* strip) {
   using S = typename Backend::scalar;
@@ -18,8 +18,8 @@ void quantize_strip(column_block<Backend> const& b, index_t first, index_t count
   bool const feedback = b.feedback.data != nullptr;
   load_strip<S, S>(b.weights, first, count, strip);
 
-  alignas(64) S updated[width], scale[width], zero[width], damped[width], damping[width];
-  double damped_sum[width] = {}, damping_sum[width] = {};
+  alignas(64) strip_row<S> updated, scale, zero, damped, damping;
+  strip_row<double, S> damped_sum = {}, damping_sum = {};
   std::fill_n(damped, width, S(0));
   std::fill_n(damping, width, S(0));
   index_t group = -1;
@@ -36,7 +36,7 @@ void quantize_strip(column_block<Backend> const& b, index_t first, index_t count
 
     S const pivot = feedback ? b.pivots(0, j) : S(1);
     S const excess = feedback ? b.excess(0, j) : S(0);
-    S codes[width];
+    strip_row<S> codes;
     for (index_t l = 0; l < width; ++l) {
       S const steps = quantize_value<Bits>(updated[l], grid<S>{scale[l], zero[l]});
       S const value = scale[l] * steps;

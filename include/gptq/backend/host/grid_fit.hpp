@@ -45,7 +45,7 @@ inline double error_power(double x, float exponent) { return std::pow(x, static_
 template <int Bits, bool Sym, class S>
 void fit_strip(S const* strip, index_t rows, grid_options const& options, S* scale, S* zero) {
   constexpr index_t width = strip_width<S>;
-  alignas(64) S low[width], high[width];
+  alignas(64) strip_row<S> low, high;
   std::fill_n(low, width, S(0));
   std::fill_n(high, width, S(0));
   for (index_t r = 0; r < rows; ++r)
@@ -62,7 +62,7 @@ void fit_strip(S const* strip, index_t rows, grid_options const& options, S* sca
   }
   if (!(options.mse > 0)) return;
 
-  alignas(64) S best[width], candidate_scale[width], candidate_zero[width], inverse[width], error[width];
+  alignas(64) strip_row<S> best, candidate_scale, candidate_zero, inverse, error;
   std::fill_n(best, width, std::numeric_limits<S>::infinity());
   auto const candidates = static_cast<int>(options.mse_max_shrink * static_cast<float>(options.mse_steps));
   for (int i = 0; i < candidates; ++i) {
@@ -106,7 +106,7 @@ void fit_grid(matrix_view<S const> values, grid_options const& options, matrix_v
   constexpr index_t width = strip_width<S>;
   parallel_pieces(values.cols, width, [&](index_t first, index_t count) {
     matrix<S> strip(values.rows, width);
-    alignas(64) S scale[width], zero[width];
+    alignas(64) strip_row<S> scale, zero;
     load_strip<S, S>(values, first, count, strip.data());
     fit_strip<Bits, Sym>(strip.data(), values.rows, options, scale, zero);
     for (index_t l = 0; l < count; ++l) {

@@ -5,6 +5,7 @@
 #include <gptq/core/matrix.hpp>
 
 #include <algorithm>
+#include <cstddef>
 
 namespace gptq {
 inline namespace v0 {
@@ -25,6 +26,14 @@ struct lanes_of<double> {
 /// Outputs per strip: four vectors, 64 floats or 32 doubles.
 template <class S>
 inline constexpr index_t strip_width = 4 * 64 / static_cast<index_t>(sizeof(S));
+
+/// One row of a strip of S, in elements of T.
+template <class T, class S = T>
+using strip_row = T[static_cast<std::size_t>(strip_width<S>)];
+
+/// One value for each output of a strip.
+template <class S>
+using strip_values = S[static_cast<std::size_t>(strip_width<S>)];
 
 /// Copies columns [first, first + count) of x into rows of strip_width; what is past count becomes `padding`.
 template <class S, class T>

@@ -1,0 +1,2 @@
+/// tests/quant/factor_test.cpp on the device.
+#include "quant/factor_test.cpp"

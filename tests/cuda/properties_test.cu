@@ -1,0 +1,2 @@
+/// tests/quant/properties_test.cpp on the device.
+#include "quant/properties_test.cpp"
