@@ -12,8 +12,8 @@ begin=$SECONDS
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader || echo "no nvidia-smi"
 nvcc --version | sed -n 's/.*release/nvcc release/p'
 cmake -S . -B "$build" -D CMAKE_BUILD_TYPE=Release -D CMAKE_CUDA_ARCHITECTURES="$arch" -D GPTQ_CUDA=ON \
-  -D GPTQ_COMPONENTS="cuda" -D GPTQ_BUILD_EXAMPLES=OFF -D GPTQ_BUILD_BENCHMARKS=ON -D GPTQ_INSTALL=OFF >"$build.configure.log" 2>&1 ||
-  { cat "$build.configure.log"; exit 1; }
+  -D GPTQ_COMPONENTS="cuda" -D GPTQ_BUILD_EXAMPLES=OFF -D GPTQ_BUILD_BENCHMARKS=ON -D GPTQ_INSTALL=OFF >/tmp/gptq_configure.log 2>&1 ||
+  { cat /tmp/gptq_configure.log; exit 1; }
 cmake --build "$build" --parallel "$(nproc)" --target test_cuda bench_cuda_stages || exit 1
 echo "built in $((SECONDS - begin)) s"
 

@@ -12,10 +12,9 @@ namespace app {
 class interrupted : public std::runtime_error {
  public:
   explicit interrupted(int signal)
-      : std::runtime_error(fmt::format("stopped by {}; nothing was written",
-                                       signal == SIGINT    ? "Ctrl-C"
-                                       : signal == SIGTERM ? "SIGTERM"
-                                                           : "SIGHUP")),
+      : std::runtime_error(fmt::format("stopped by {}; nothing was written", signal == SIGINT    ? "Ctrl-C"
+                                                                             : signal == SIGTERM ? "SIGTERM"
+                                                                                                 : "SIGHUP")),
         signal_(signal) {}
   [[nodiscard]] int signal() const { return signal_; }
 

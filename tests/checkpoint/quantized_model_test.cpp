@@ -312,7 +312,7 @@ TEST_CASE("flipped bytes in a quantized folder never do more than throw", "[quan
     return text;
   };
   int read = 0;
-  for (int round = 0; round < 1500; ++round) {
+  for (int round = 0; round < 400; ++round) {
     dir.write("model.safetensors", flipped(weights, 900));
     dir.write("config.json", flipped(config, config.size()));
     try {
@@ -327,5 +327,5 @@ TEST_CASE("flipped bytes in a quantized folder never do more than throw", "[quan
       REQUIRE(std::string(e.what()).find('\n') == std::string::npos);
     }
   }
-  CHECK(read > 100);
+  CHECK(read > 30);
 }

@@ -3,6 +3,7 @@
 
 #include <gptq/backend/cuda.cuh>
 #include <gptq/gptq.hpp>
+#include <gptq/pack/dequantize.hpp>
 
 #include <algorithm>
 #include <cstdint>

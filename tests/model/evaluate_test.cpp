@@ -18,7 +18,7 @@ TEST_CASE("evaluate: perplexity of the bundled model on the text it wrote itself
   CHECK_FALSE(e.top1.has_value());
 }
 
-TEST_CASE("evaluate: perplexity of the bundled model on Shakespeare, and of a broken twin [slow]", "[slow]") {
+TEST_CASE("evaluate: perplexity of the bundled model on Shakespeare, and of a broken twin", "[slow]") {
   GPTQ_REQUIRE_SHARED("models/bard-qwen2-1m/heldout_shakespeare.txt");
   auto const path = test::bundled_model();
   auto const ids = test::ids_of(path, test::shared_dir() / "models/bard-qwen2-1m/heldout_shakespeare.txt");
@@ -76,10 +76,6 @@ TEST_CASE("evaluate: the definition, on logits computed at once") {
   test::temp_dir const dir;
   gptq::model_weights const weights(test::tiny_model().write(dir, "a"));
   test::tiny_model other;
-  other.tensors = test::tiny_model().tensors;
-  std::reverse(other.at("model.layers.1.mlp.down_proj.weight").bytes.begin(),
-               other.at("model.layers.1.mlp.down_proj.weight").bytes.end());
-  other.at("model.layers.1.mlp.down_proj.weight") = test::tiny_model().at("model.layers.1.mlp.down_proj.weight");
   other.config["rope_theta"] = 100.0;
   gptq::model_weights const reference(other.write(dir, "b"));
   auto const windows = test::random_samples({10, 10, 10}, 32, 2);

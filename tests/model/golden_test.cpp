@@ -1,14 +1,9 @@
 #include "model/support.hpp"
 
-#include <functional>
+#include <algorithm>
+#include <string>
 
 namespace {
-
-struct golden_case {
-  std::string folder;
-  /// An error of the kind that a wrong implementation makes, in the settings.
-  std::vector<std::function<void(gptq::model_config&)>> mutants;
-};
 
 void check_golden(std::string const& folder) {
   GPTQ_REQUIRE_SHARED(folder);
@@ -65,9 +60,9 @@ TEST_CASE("golden: logits of web-qwen2-22m") { check_golden("models/web-qwen2-22
 TEST_CASE("golden: logits of tinystories-656k-llama") { check_golden("models/tinystories-656k-llama"); }
 
 TEST_CASE("golden: logits with biases everywhere and linear positions") {
-  check_golden("models-tiny/llama-linear-rope");
-  std::filesystem::path const path = test::shared_dir() / "models-tiny/llama-linear-rope";
   GPTQ_REQUIRE_SHARED("models-tiny/llama-linear-rope");
+  check_golden("models-tiny/llama-linear-rope");
+  auto const path = test::shared_dir() / "models-tiny/llama-linear-rope";
   test::golden const expected(path / "golden.safetensors");
   gptq::host_forward b;
   gptq::model_weights const weights(path);
@@ -80,9 +75,9 @@ TEST_CASE("golden: logits with biases everywhere and linear positions") {
 }
 
 TEST_CASE("golden: logits with a sliding window shorter than the text") {
-  check_golden("models-tiny/mistral-sliding");
   GPTQ_REQUIRE_SHARED("models-tiny/mistral-sliding");
-  std::filesystem::path const path = test::shared_dir() / "models-tiny/mistral-sliding";
+  check_golden("models-tiny/mistral-sliding");
+  auto const path = test::shared_dir() / "models-tiny/mistral-sliding";
   test::golden const expected(path / "golden.safetensors");
   gptq::host_forward b;
   for (gptq::index_t const window : {23, 25, 0}) {

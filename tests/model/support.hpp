@@ -19,6 +19,7 @@
 #include <filesystem>
 #include <random>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 namespace test {
@@ -60,6 +61,14 @@ struct golden {
   }
 };
 
+template <class T>
+float float_of(T x) {
+  if constexpr (std::is_arithmetic_v<T>)
+    return static_cast<float>(x);
+  else
+    return gptq::to_float(x);
+}
+
 /// The logits of all tokens, model and settings as given; `change` may spoil a block after it was loaded.
 template <class Backend, class Change>
 gptq::matrix<float> logits_of(Backend& b, gptq::model_weights const& weights, samples const& tokens, Change&& change) {
@@ -76,8 +85,7 @@ gptq::matrix<float> logits_of(Backend& b, gptq::model_weights const& weights, sa
   gptq::matrix<activation> host(logits.rows, logits.cols);
   b.download(logits, host.view());
   gptq::matrix<float> out(logits.rows, logits.cols);
-  std::transform(host.data(), host.data() + host.size(), out.data(),
-                 [](activation x) { return static_cast<float>(gptq::to_float(x)); });
+  std::transform(host.data(), host.data() + host.size(), out.data(), [](activation x) { return float_of(x); });
   return out;
 }
 

@@ -7,6 +7,7 @@
 #include <gptq/checkpoint/reader.hpp>
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <map>

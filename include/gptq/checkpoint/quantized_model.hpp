@@ -6,6 +6,7 @@
 #include <gptq/checkpoint/reader.hpp>
 
 #include <algorithm>
+#include <cstddef>
 #include <string>
 #include <string_view>
 #include <utility>

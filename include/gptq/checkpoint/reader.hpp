@@ -6,7 +6,9 @@
 #include <gptq/checkpoint/tensor.hpp>
 
 #include <algorithm>
+#include <cstddef>
 #include <filesystem>
+#include <iterator>
 #include <map>
 #include <string>
 #include <string_view>

@@ -5,6 +5,7 @@
 #include <gptq/checkpoint/output_file.hpp>
 #include <gptq/checkpoint/tensor.hpp>
 
+#include <algorithm>
 #include <array>
 #include <bit>
 #include <cstddef>

@@ -136,7 +136,8 @@ void measure(B& b, evaluated_model<B> const& model, evaluated_model<B> const* re
 
 /// Cuts `ids` into windows of options.context tokens from the start, leaves out the rest, and measures the model on
 /// them, each window on its own. With a reference, both models walk the windows block by block; one block's weights are
-/// resident at a time. Throws shape_error for too few tokens, ids outside a vocabulary, or vocabularies that differ; numeric_error for logits that are no numbers.
+/// resident at a time. Throws shape_error for too few tokens, ids outside a vocabulary, or vocabularies that differ, and
+/// numeric_error for logits that are no numbers.
 template <evaluation_backend B>
 evaluation evaluate(B& b, model_weights const& weights, std::span<std::int32_t const> ids,
                     evaluation_options const& options = {}, model_weights const* reference = nullptr) {

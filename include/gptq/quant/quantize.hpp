@@ -50,9 +50,9 @@ struct quantized_stack {
 
 namespace detail {
 
-/// Solves strip by strip; Bits and Sym are the only parts of the spec that change code.
-template <int Bits, bool Sym, quantize_backend B, class W>
-quantized_stack<B> solve_all(B& b, view_of<B, W const> weight, factor<B> const& f, quant_spec const& spec,
+/// Solves strip by strip.
+template <class Width, quantize_backend B, class W>
+quantized_stack<B> solve_all(Width width, B& b, view_of<B, W const> weight, factor<B> const& f, quant_spec const& spec,
                              quantize_options const& options) {
   using scalar = typename B::scalar;
   index_t const in = f.in_features();
@@ -103,11 +103,11 @@ quantized_stack<B> solve_all(B& b, view_of<B, W const> weight, factor<B> const& 
       auto ignored = b.template make<double>(2, count);
       b.fill(view_of<B, double>(ignored), 0.0);
       b.copy(view_of<B, scalar const>(weights), rounded);
-      solve_strip<Bits, Sym, B>(b, f, by_position, spec, options.grid, false, stored, rounded,
-                                {codes, grid_scales, grid_zeros, ignored, position_groups});
+      solve_strip<Width, B>(width, b, f, by_position, spec, options.grid, false, stored, rounded,
+                            {codes, grid_scales, grid_zeros, ignored, position_groups});
       add_energy(b, f, view_of<B, scalar const>(rounded), loss_rows(4));
     }
-    solve_strip<Bits, Sym, B>(
+    solve_strip<Width, B>(width, 
         b, f, by_position, spec, options.grid, f.factored(), stored, weights,
         {view_of<B, std::uint8_t>(linear.codes).col_range(first, count),
          view_of<B, scalar>(scales).col_range(first, count),
@@ -149,23 +149,6 @@ quantized_stack<B> solve_all(B& b, view_of<B, W const> weight, factor<B> const& 
 
 namespace detail {
 
-/// The codes that `Bits` and `Sym` stand for: calls solve_all for a runtime spec or, given one, for that pair alone.
-struct any_spec {
-  template <class B, class W>
-  quantized_stack<B> solve(B& b, view_of<B, W const> w, factor<B> const& f, quant_spec const& spec,
-                           quantize_options const& options) const {
-    return dispatch(spec, [&]<int Bits, bool Sym>() { return solve_all<Bits, Sym, B, W>(b, w, f, spec, options); });
-  }
-};
-template <quant_spec Spec>
-struct one_spec {
-  template <class B, class W>
-  quantized_stack<B> solve(B& b, view_of<B, W const> w, factor<B> const& f, quant_spec const& spec,
-                           quantize_options const& options) const {
-    return solve_all<Spec.bits, Spec.sym, B, W>(b, w, f, spec, options);
-  }
-};
-
 template <class Width, quantize_backend B, class W>
 quantized_stack<B> solve_checked(Width width, B& b, matrix_view<W, B::space> weight, factor<B> const& f,
                                  quant_spec const& spec, quantize_options const& options) {
@@ -175,7 +158,7 @@ quantized_stack<B> solve_checked(Width width, B& b, matrix_view<W, B::space> wei
   using element = std::remove_const_t<W>;
   view_of<B, element const> const w = weight;
   if (!b.all_finite(w)) throw numeric_error("quantize: NaN or Inf in the weights");
-  return width.template solve<B, element>(b, w, f, spec, options);
+  return solve_all<Width, B, element>(width, b, w, f, spec, options);
 }
 
 template <class Width, quantize_backend B, class W>

@@ -29,6 +29,22 @@ struct solve_target {
   view_of<B, std::int32_t const> groups;  ///< [1 × in] row of scales for each *position*
 };
 
+/// Who turns the spec into code: `width(spec, f)` calls f.operator()<Bits, Sym>() for a spec known at run time, or, given one
+/// at compile time, for that pair alone. Only the verbs that need the pair are instantiated for each.
+struct any_spec {
+  template <class F>
+  void operator()(quant_spec const& spec, F&& f) const {
+    dispatch(spec, f);
+  }
+};
+template <quant_spec Spec>
+struct one_spec {
+  template <class F>
+  void operator()(quant_spec const&, F&& f) const {
+    f.template operator()<Spec.bits, Spec.sym>();
+  }
+};
+
 /// Whether grids are known before the pass.
 constexpr bool grids_up_front(quant_spec const& s) { return s.static_groups || s.group_size == -1; }
 
@@ -38,21 +54,24 @@ constexpr index_t block_size(quant_spec const& s) {
 }
 
 /// Fits one grid per group of consecutive rows of x into the rows of scales and zeros that `row_of` names.
-template <int Bits, bool Sym, class B, class RowOf>
-void fit_groups(B& b, view_of<B, typename B::scalar const> x, index_t group_size, grid_options const& options,
-                solve_target<B> const& out, RowOf&& row_of) {
+template <class Width, class B, class RowOf>
+void fit_groups(Width width, B& b, quant_spec const& spec, view_of<B, typename B::scalar const> x,
+                grid_options const& options, solve_target<B> const& out, RowOf&& row_of) {
+  index_t const group_size = spec.group_size == -1 ? x.rows : spec.group_size;
   for (index_t r = 0; r < x.rows; r += group_size) {
     index_t const g = row_of(r);
-    b.template fit_grid<Bits, Sym>(x.row_range(r, (std::min)(group_size, x.rows - r)), options,
-                                   out.scales.row_range(g, 1), out.zeros.row_range(g, 1));
+    auto const group = x.row_range(r, (std::min)(group_size, x.rows - r));
+    width(spec, [&]<int Bits, bool Sym>() {
+      b.template fit_grid<Bits, Sym>(group, options, out.scales.row_range(g, 1), out.zeros.row_range(g, 1));
+    });
   }
 }
 
 /// Quantizes the strip whose transposed weights in processing order are `weights`; on return those hold E = W − Q.
 /// `stored` [in × outputs], weights in stored order, is read only where grids are found up front. Without
 /// feedback this is rounding to nearest.
-template <int Bits, bool Sym, quantize_backend B>
-void solve_strip(B& b, factor<B> const& f, std::vector<std::int32_t> const& groups, quant_spec const& spec,
+template <class Width, quantize_backend B>
+void solve_strip(Width width, B& b, factor<B> const& f, std::vector<std::int32_t> const& groups, quant_spec const& spec,
                  grid_options const& options, bool feedback, view_of<B, typename B::scalar const> stored,
                  view_of<B, typename B::scalar> weights, solve_target<B> const& out) {
   using scalar = typename B::scalar;
@@ -62,7 +81,7 @@ void solve_strip(B& b, factor<B> const& f, std::vector<std::int32_t> const& grou
   index_t const size = spec.group_size == -1 ? in : spec.group_size;
   index_t const block = block_size(spec);
   bool const up_front = grids_up_front(spec);
-  if (up_front) fit_groups<Bits, Sym, B>(b, stored, size, options, out, [&](index_t r) { return r / size; });
+  if (up_front) fit_groups<Width, B>(width, b, spec, stored, options, out, [&](index_t r) { return r / size; });
 
   index_t const outer = feedback ? (b.outer_block() + block - 1) / block * block : block;
   auto correction_storage = b.template make<scalar>((std::min)(outer, in), n);
@@ -92,10 +111,10 @@ void solve_strip(B& b, factor<B> const& f, std::vector<std::int32_t> const& grou
         b.copy(correction, updated);
         if (feedback && p > 0) solve_unit_lower<B>(b, triangle, updated);
         b.add(columns, updated);
-        fit_groups<Bits, Sym, B>(b, updated, size, options, out,
-                              [&](index_t r) { return groups[static_cast<std::size_t>(p + r)]; });
+        fit_groups<Width, B>(width, b, spec, updated, options, out,
+                             [&](index_t r) { return groups[static_cast<std::size_t>(p + r)]; });
       }
-      b.template quantize_block<Bits>(column_block<B>{
+      column_block<B> const work{
           .feedback = triangle,
           .correction = correction,
           .pivots = feedback ? const_view(f.pivots).col_range(p, rows) : no_feedback,
@@ -107,7 +126,8 @@ void solve_strip(B& b, factor<B> const& f, std::vector<std::int32_t> const& grou
           .weights = columns,
           .codes = out.codes,
           .losses = out.losses,
-      });
+      };
+      width(spec, [&]<int Bits, bool>() { b.template quantize_block<Bits>(work); });
     }
   }
 }

@@ -126,7 +126,7 @@ class added_tokens {
       if (token.single_word && !stands_alone(text, m->begin, m->end)) continue;
       std::size_t begin = m->begin;
       std::size_t end = m->end;
-      if (token.lstrip && begin > done) begin = before_white_space(text, done, begin);
+      if (token.lstrip) begin = begin > done ? before_white_space(text, done, begin) : done;
       if (token.rstrip) end = white_end = end < white_end ? white_end : after_white_space(text, end);
       if (done < begin) on_text(done, begin);
       // White space that the token before has swallowed may be a token itself: it counts twice, unless nothing is left

@@ -119,8 +119,10 @@ class bpe {
       if (!token || token->empty() || token->size() != utf8::sequence_size(token->front())) continue;
       std::size_t at = 0;
       char32_t const c = utf8::decode(*token, at);
-      if (c >= first_characters_.size()) other_characters_.insert_or_assign(c, static_cast<std::int32_t>(i));
-      else first_characters_[c] = static_cast<std::int32_t>(i);
+      if (c >= first_characters_.size())
+        other_characters_.insert_or_assign(c, static_cast<std::int32_t>(i));
+      else
+        first_characters_[c] = static_cast<std::int32_t>(i);
     }
   }
 

@@ -34,8 +34,7 @@ inline constexpr byte_alphabet bytes_as_text;
 }  // namespace detail
 
 /// The expression by which GPT-2, and ByteLevel with `use_regex`, cuts text; in Oniguruma's syntax.
-inline constexpr char gpt2_pattern[] =
-    R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
+inline constexpr char gpt2_pattern[] = R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
 
 /// Appends the characters of the bytes of `text`.
 inline void append_byte_level(std::string& out, std::string_view text) {

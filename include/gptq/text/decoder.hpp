@@ -112,8 +112,8 @@ class decoder {
         std::string_view rest = token;
         for (std::size_t i = 0; i < start && rest.substr(0, content.size()) == content; ++i)
           rest.remove_prefix(content.size());
-        for (std::size_t i = 0; i < stop && rest.size() >= content.size() &&
-                                rest.substr(rest.size() - content.size()) == content; ++i)
+        for (std::size_t i = 0;
+             i < stop && rest.size() >= content.size() && rest.substr(rest.size() - content.size()) == content; ++i)
           rest.remove_suffix(content.size());
         token = std::string(rest);
       }

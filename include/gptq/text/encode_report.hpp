@@ -27,12 +27,12 @@ struct encode_report {
 
 /// A tokenizer: encode(text, add_special_tokens, report), decode(ids), vocabulary_size().
 template <class T>
-concept text_encoder =
-    requires(T const& t, std::string_view text, std::span<std::int32_t const> ids, encode_report* report) {
-      { t.encode(text, true, report) } -> std::same_as<std::vector<std::int32_t>>;
-      { t.decode(ids) } -> std::same_as<std::string>;
-      { t.vocabulary_size() } -> std::same_as<index_t>;
-    };
+concept text_encoder = requires(T const& t, std::string_view text, std::span<std::int32_t const> ids,
+                                encode_report* report) {
+  { t.encode(text, true, report) } -> std::same_as<std::vector<std::int32_t>>;
+  { t.decode(ids) } -> std::same_as<std::string>;
+  { t.vocabulary_size() } -> std::same_as<index_t>;
+};
 
 }  // namespace v0
 }  // namespace gptq

@@ -78,7 +78,8 @@ class pattern_translator {
     char const c = letter(in_[at_]) ? static_cast<char>(in_[at_] | 0x20) : in_[at_];
     if (groups_.back().fold) {
       std::string const two{last_, c};
-      if (two == "ss" || two == "st" || two == "ff" || two == "fi" || two == "fl") refuse("(?i) around \"" + two + "\"");
+      if (two == "ss" || two == "st" || two == "ff" || two == "fi" || two == "fl")
+        refuse("(?i) around \"" + two + "\"");
     }
     last_ = c;
     copy(utf8::sequence_size(in_[at_]));
@@ -110,7 +111,7 @@ class pattern_translator {
     if (!lower || next(n) != '}') refuse("an unescaped \"{\" that opens no {n}, {n,} or {n,m}");
     copy(n + 1);
     if (peek("+")) refuse("\"+\" after an interval");  // possessive for PCRE2, one more repetition for Oniguruma
-    if (!comma && peek("?")) refuse("\"{n}?\"");        // lazy for PCRE2, optional for Oniguruma
+    if (!comma && peek("?")) refuse("\"{n}?\"");       // lazy for PCRE2, optional for Oniguruma
   }
 
   void char_class() {
@@ -128,8 +129,10 @@ class pattern_translator {
       } else if (peek("]")) {
         if (before == nothing) refuse("an empty class or one that starts with \"]\"");
         before = set;
-        if (--depth == 0) copy(1);
-        else ++at_;
+        if (--depth == 0)
+          copy(1);
+        else
+          ++at_;
       } else if (peek("-") && (before == nothing || next(1) == ']')) {
         out_ += '\\';  // itself, and it stays so with other members around it
         copy(1);
@@ -183,7 +186,8 @@ class pattern_translator {
     if (c == 'W' && !in_class) return set(std::string(word_class) + word_outside_class, true);
     if ((c == 'A' || c == 'z') && !in_class) return copy(2), true;
     bool const printable = c >= ' ' && c <= '~' && !letter(c) && !digit(c);
-    if (!printable) refuse(std::string("the escape \"\\") + (c ? std::string(1, c) : "") + (in_class ? "\" inside a class" : "\""));
+    if (!printable)
+      refuse(std::string("the escape \"\\") + (c ? std::string(1, c) : "") + (in_class ? "\" inside a class" : "\""));
     return copy(2), false;
   }
 
@@ -193,7 +197,8 @@ class pattern_translator {
     std::string const name(in_.substr(at_ + 3, end - at_ - 3));
     for (char const c : name)
       if (!letter(c)) refuse("the property \"" + name + "\"");
-    if (groups_.back().fold && (name == "Lu" || name == "Ll" || name == "Lt")) refuse("(?i) around \"\\p{" + name + "}\"");
+    if (groups_.back().fold && (name == "Lu" || name == "Ll" || name == "Lt"))
+      refuse("(?i) around \"\\p{" + name + "}\"");
     out_ += in_.substr(at_, 3);
     if (name.size() > 2) out_ += "sc:";  // a script; without this PCRE2 takes script extensions
     out_ += name + '}';
@@ -210,7 +215,8 @@ class pattern_translator {
     }
     while (n < (next(1) == 'u' ? 6u : 4u) && hex(next(n))) ++n;
     std::string const digits(in_.substr(at_ + 2, n - 2));
-    if (next(1) == 'u' ? n != 6 : n != 4 || digits[0] > '7') refuse("\"\\" + std::string(in_.substr(at_ + 1, n - 1)) + "\"");
+    if (next(1) == 'u' ? n != 6 : n != 4 || digits[0] > '7')
+      refuse("\"\\" + std::string(in_.substr(at_ + 1, n - 1)) + "\"");
     out_ += "\\x{" + digits + '}';
     at_ += n;
   }

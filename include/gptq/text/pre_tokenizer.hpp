@@ -44,9 +44,8 @@ class pre_tokenizer {
 
     template <class Next>
     void run(std::string_view piece, bool first, std::string&, Next&& next) const {
-      split(piece, pattern, behavior, invert, [&](std::size_t begin, std::size_t end) {
-        next(piece.substr(begin, end - begin), first && begin == 0);
-      });
+      split(piece, pattern, behavior, invert,
+            [&](std::size_t begin, std::size_t end) { next(piece.substr(begin, end - begin), first && begin == 0); });
     }
   };
 
@@ -115,14 +114,14 @@ class pre_tokenizer {
     if (type == "Sequence") {
       p.for_each("pretokenizers", [&](part const& member) { add(member); });
     } else if (type == "Split") {
-      steps_.emplace_back(split_step{text_pattern(p.child("pattern")), parse_split_behavior(p, "behavior"),
-                                     p.get_or("invert", false)});
+      steps_.emplace_back(
+          split_step{text_pattern(p.child("pattern")), parse_split_behavior(p, "behavior"), p.get_or("invert", false)});
     } else if (type == "Digits") {
-      auto const behavior = p.get_or("individual_digits", false) ? split_behavior::isolated : split_behavior::contiguous;
+      auto const behavior =
+          p.get_or("individual_digits", false) ? split_behavior::isolated : split_behavior::contiguous;
       steps_.emplace_back(split_step{text_pattern(&is_number), behavior, false});
     } else if (type == "Punctuation") {
-      auto const behavior =
-          p.child("behavior").null() ? split_behavior::isolated : parse_split_behavior(p, "behavior");
+      auto const behavior = p.child("behavior").null() ? split_behavior::isolated : parse_split_behavior(p, "behavior");
       steps_.emplace_back(split_step{text_pattern(&is_punctuation), behavior, false});
     } else if (type == "WhitespaceSplit") {
       steps_.emplace_back(split_step{text_pattern(&utf8::is_white_space), split_behavior::removed, false});
@@ -142,7 +141,8 @@ class pre_tokenizer {
   }
 
   void add_metaspace(part const& p) {
-    metaspace_step step{p.get_or<std::string>("replacement", "\u2581"), metaspace_step::always, p.get_or("split", true)};
+    metaspace_step step{p.get_or<std::string>("replacement", "\u2581"), metaspace_step::always,
+                        p.get_or("split", true)};
     std::string const scheme = p.get_or<std::string>("prepend_scheme", "always");
     if (scheme == "never")
       step.prepend = metaspace_step::never;

@@ -25,7 +25,8 @@ inline bool is_number(char32_t c) {
 
 /// ASCII punctuation (with symbols such as $ and +), or general category P.
 inline bool is_punctuation(char32_t c) {
-  if (c < 0x80) return (c > 0x20 && c < 0x30) || (c > 0x39 && c < 0x41) || (c > 0x5A && c < 0x61) || (c > 0x7A && c < 0x7F);
+  if (c < 0x80)
+    return (c > 0x20 && c < 0x30) || (c > 0x39 && c < 0x41) || (c > 0x5A && c < 0x61) || (c > 0x7A && c < 0x7F);
   auto const k = utf8proc_category(static_cast<utf8proc_int32_t>(c));
   return k >= UTF8PROC_CATEGORY_PC && k <= UTF8PROC_CATEGORY_PO;
 }
@@ -41,15 +42,16 @@ constexpr bool composes(normalization_form f) { return f == normalization_form::
 inline void normalize_stretch(std::string_view text, normalization_form form, std::vector<utf8proc_int32_t>& codes,
                               std::string& out) {
   bool const compatible = form == normalization_form::nfkc || form == normalization_form::nfkd;
-  auto const options = static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_DECOMPOSE |
-                                                      (compatible ? UTF8PROC_COMPAT : 0));
+  auto const options =
+      static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_DECOMPOSE | (compatible ? UTF8PROC_COMPAT : 0));
   codes.clear();
   for (std::size_t at = 0; at < text.size();) {
     std::array<utf8proc_int32_t, 32> some;  // the longest decomposition has 18
     auto const code = static_cast<utf8proc_int32_t>(utf8::decode(text, at));
     utf8proc_ssize_t const n =
         utf8proc_decompose_char(code, some.data(), static_cast<utf8proc_ssize_t>(some.size()), options, nullptr);
-    if (n < 0 || n > static_cast<utf8proc_ssize_t>(some.size())) throw error(std::string("utf8proc: ") + utf8proc_errmsg(n));
+    if (n < 0 || n > static_cast<utf8proc_ssize_t>(some.size()))
+      throw error(std::string("utf8proc: ") + utf8proc_errmsg(n));
     codes.insert(codes.end(), some.begin(), some.begin() + n);
   }
   auto const combining_class = [](utf8proc_int32_t c) { return utf8proc_get_property(c)->combining_class; };

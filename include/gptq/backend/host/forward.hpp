@@ -136,7 +136,7 @@ class basic_host_forward {
 
   template <class F>
   static void each_row(view y, F&& f) {
-    constexpr index_t elements = 1 << 14;  // enough work to hand out
+    constexpr index_t elements = 1 << 16;  // less is not worth waking threads for
     detail::parallel_pieces(y.rows, elements / (std::max(y.cols, index_t(1)) + 1) + 1, [&](index_t first, index_t n) {
       for (index_t t = first; t < first + n; ++t) f(t);
     });

@@ -1,0 +1,185 @@
+/// The options of quantize, as given and as resolved.
+#pragma once
+
+#include "app.hpp"
+#include "calibration_input.hpp"
+#include "compute.hpp"
+
+#include <gptq/core/spec.hpp>
+#include <gptq/model/pipeline_types.hpp>
+#include <gptq/quant/options.hpp>
+
+#include <fmt/format.h>
+#include <CLI/CLI.hpp>
+
+#include <array>
+#include <cctype>
+#include <charconv>
+#include <cmath>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+
+namespace app {
+
+inline constexpr std::array<char const*, 3> order_names = {"natural", "desc_act", "group_aware"};
+
+/// Empty where the option was not given and the preset, or another option, decides.
+struct quantize_arguments {
+  std::string model, output;
+  calibration_request calibration;
+  std::string preset = "default";
+  gptq::quant_spec spec;
+  std::optional<std::string> order;
+  std::optional<double> damp_percent;
+  std::optional<float> mse;
+  std::optional<std::string> format;
+  std::string dtype = "keep";
+  bool true_sequential = true;
+  std::string shard_size = "4GB";
+  compute_options compute;
+  std::string report;
+  bool overwrite = false;
+  bool allow_fallback = false;
+};
+
+inline void add_options(CLI::App& command, quantize_arguments& a) {
+  command.add_option("model", a.model, "Model folder: config.json, safetensors, tokenizer.json")
+      ->required()
+      ->type_name("");
+  command.add_option("output", a.output, "Folder to write; must not exist")->required()->type_name("");
+  command.add_option("--calibration", a.calibration.file, "Text or token ids that the model sees meanwhile")
+      ->required()
+      ->type_name("FILE");
+  command
+      .add_option("--calibration-format", a.calibration.format,
+                  "lines: one sample a line, the default for .txt; windows: the whole text cut into windows; ids: "
+                  "{\"input_ids\": [...]} a line, the default for .jsonl")
+      ->check(CLI::IsMember({"lines", "windows", "ids"}))
+      ->type_name("NAME");
+  command.add_option("--samples", a.calibration.size.samples, "Samples to use, the first of the file")
+      ->check(CLI::Range(1, 1 << 30))
+      ->capture_default_str()
+      ->type_name("N");
+  command.add_option("--sequence-length", a.calibration.size.sequence_length, "Tokens to which a sample is cut")
+      ->check(CLI::Range(1, 1 << 24))
+      ->capture_default_str()
+      ->type_name("N");
+  command.add_option("--preset", a.preset, "Start from: default, the best file; parity, the public reference's way")
+      ->check(CLI::IsMember({"default", "parity"}))
+      ->capture_default_str()
+      ->type_name("NAME");
+  command.add_option("--bits", a.spec.bits, "Width of the codes: 2, 3, 4, 8")->capture_default_str()->type_name("N");
+  command.add_option("--group-size", a.spec.group_size, "Inputs that share a scale; -1 for a whole row")
+      ->capture_default_str()
+      ->type_name("N");
+  command.add_flag("--sym,!--no-sym", a.spec.sym, "Symmetric grid (the default), or one with zero points");
+  command
+      .add_option("--order", a.order,
+                  "Order of the columns: natural, desc_act, group_aware; default: group_aware, with parity natural")
+      ->check(CLI::IsMember({"natural", "desc_act", "group_aware"}))
+      ->type_name("NAME");
+  command.add_flag("--static-groups", a.spec.static_groups, "Fix the grids before the pass (not with group_aware)");
+  command
+      .add_option("--damp-percent", a.damp_percent, "Damping as a fraction of the mean diagonal, 0 to 1; default 0.01")
+      ->type_name("X");
+  command
+      .add_option("--mse", a.mse,
+                  "Exponent of the error that the grid search minimises, 0 for minimum and maximum; "
+                  "default: 2.4, with parity 0")
+      ->type_name("X");
+  command.add_option("--format", a.format, "gptq or gptq_v2; default: gptq, without symmetry gptq_v2")
+      ->check(CLI::IsMember({"gptq", "gptq_v2"}))
+      ->type_name("NAME");
+  command
+      .add_option("--dtype", a.dtype, "keep: tensors that are not quantized stay as they are; float16: convert them")
+      ->check(CLI::IsMember({"keep", "float16"}))
+      ->capture_default_str()
+      ->type_name("NAME");
+  command.add_flag("--true-sequential,!--no-true-sequential", a.true_sequential,
+                   "Each stage of a block sees the quantized stages before it (the default), or only the blocks do");
+  command.add_option("--shard-size", a.shard_size, "Largest file of weights: 4GB, 500MB, 2GiB, bytes")
+      ->capture_default_str()
+      ->type_name("SIZE");
+  add_compute_options(command, a.compute);
+  command.add_option("--report", a.report, "Write a report of the run")->type_name("FILE.json");
+  command.add_flag("--overwrite", a.overwrite, "Replace the output if it holds a quantized model");
+  command.add_flag("--allow-fallback", a.allow_fallback, "Exit with 0 even if layers fell back");
+}
+
+/// Bytes of "4GB", "500 MB", "2GiB", "1000000". Throws usage_error naming the option.
+inline std::uint64_t parse_size(std::string const& option, std::string_view text) {
+  auto const refuse = [&]() -> std::uint64_t {
+    throw usage_error(fmt::format("{}: \"{}\" is no size such as 4GB, 500MB, 2GiB or a number of bytes", option, text));
+  };
+  double number = 0;
+  auto const [end, code] = std::from_chars(text.data(), text.data() + text.size(), number, std::chars_format::fixed);
+  if (code != std::errc()) return refuse();
+  std::string unit;
+  for (char const* c = end; c != text.data() + text.size(); ++c)
+    if (*c != ' ') unit += static_cast<char>(std::toupper(static_cast<unsigned char>(*c)));
+  constexpr std::array<std::pair<std::string_view, double>, 12> units = {{{"", 1},
+                                                                          {"B", 1},
+                                                                          {"K", 1e3},
+                                                                          {"KB", 1e3},
+                                                                          {"M", 1e6},
+                                                                          {"MB", 1e6},
+                                                                          {"G", 1e9},
+                                                                          {"GB", 1e9},
+                                                                          {"TB", 1e12},
+                                                                          {"KIB", 1024.0},
+                                                                          {"MIB", 1048576.0},
+                                                                          {"GIB", 1073741824.0}}};
+  for (auto const& [name, factor] : units)
+    if (unit == name) {
+      double const bytes = number * factor;
+      return bytes >= 1 && bytes <= 1e18 ? static_cast<std::uint64_t>(bytes) : refuse();
+    }
+  return refuse();
+}
+
+/// The shortest decimal that reads as this float: 0.01f is to be reported as 0.01.
+inline double as_written(float x) { return std::stod(fmt::format("{}", x)); }
+
+/// The options of a run: a preset, overridden by what was given. Throws usage_error naming an option.
+inline gptq::pipeline_options resolve(quantize_arguments const& a) {
+  gptq::preset const& preset = a.preset == "parity" ? gptq::parity_preset : gptq::default_preset;
+  gptq::pipeline_options o;
+  o.spec = a.spec;
+  o.spec.order = preset.order;
+  for (std::size_t i = 0; a.order && i < order_names.size(); ++i)
+    if (*a.order == order_names[i]) o.spec.order = static_cast<gptq::column_order>(i);
+  try {
+    gptq::check_spec(o.spec);
+  } catch (gptq::shape_error const& e) {  // begins with the name of the member: group_size must be …
+    std::string const reason = e.what();
+    std::string option = "--" + reason.substr(0, reason.find(' '));
+    std::replace(option.begin(), option.end(), '_', '-');
+    throw usage_error(option + ": " + reason);
+  }
+
+  o.quantize = preset.options;
+  if (a.damp_percent) {
+    if (!(*a.damp_percent > 0 && *a.damp_percent < 1))
+      throw usage_error(fmt::format("--damp-percent: must lie between 0 and 1, not be {}", *a.damp_percent));
+    o.quantize.damp_percent = *a.damp_percent;
+  }
+  if (a.mse) {
+    if (!(*a.mse == 0 || (*a.mse >= 0.1f && *a.mse <= 16)))
+      throw usage_error(fmt::format("--mse: must be 0, or an exponent from 0.1 to 16, not {}", *a.mse));
+    o.quantize.grid.mse = *a.mse;
+  }
+  o.format = o.spec.sym ? gptq::checkpoint_format::gptq : gptq::checkpoint_format::gptq_v2;
+  if (a.format) o.format = *a.format == "gptq" ? gptq::checkpoint_format::gptq : gptq::checkpoint_format::gptq_v2;
+  // Format gptq has no way to say 0: a constraint of the search, not a repair of its result.
+  o.quantize.grid.nonzero_zeros = !o.spec.sym && o.format == gptq::checkpoint_format::gptq;
+  o.true_sequential = a.true_sequential;
+  o.to_float16 = a.dtype == "float16";
+  o.shard_size = parse_size("--shard-size", a.shard_size);
+  o.overwrite = a.overwrite;
+  return o;
+}
+
+}  // namespace app

@@ -1,0 +1,179 @@
+/// What a run of quantize reports: a document for programs, a short table for people.
+#pragma once
+
+#include "compute.hpp"
+#include "memory.hpp"
+#include "quantize_options.hpp"
+
+#include <gptq/checkpoint/json.hpp>
+#include <gptq/model/family.hpp>
+#include <gptq/model/pipeline_types.hpp>
+#include <gptq/version.hpp>
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <map>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace app {
+
+/// A run that has ended, with everything that its report tells.
+struct quantize_run {
+  quantize_arguments const& arguments;
+  gptq::pipeline_options const& options;
+  gptq::calibration_set const& calibration;
+  gptq::family_rule const& family;
+  gptq::pipeline_report report;
+  std::vector<std::string> warnings;
+  std::uint64_t peak_resident = 0;
+  std::uint64_t peak_anonymous = 0;
+  double total_seconds = 0;
+};
+
+/// Losses are negative where they were not computed.
+inline gptq::json loss_or_null(double loss) { return loss < 0 ? gptq::json() : gptq::json(loss); }
+
+inline gptq::json to_json(gptq::linear_record const& l) {
+  auto const& r = l.report;
+  return {{"name", l.name},
+          {"N", l.out_features},
+          {"K", l.in_features},
+          {"tokens", r.tokens},
+          {"rel_loss", loss_or_null(r.rel_loss)},
+          {"rtn_rel_loss", loss_or_null(r.rel_loss_rtn)},
+          {"damp_asked", r.damp_asked},
+          {"damp_used", r.damp_used},
+          {"status", to_string(r.status)},
+          {"dead_inputs", r.dead_inputs},
+          {"dropped_chunks", r.dropped_chunks},
+          {"scale_underflows", r.scale_underflows},
+          {"factor_precision", r.factor_fp64 ? "fp64" : "fp32"},
+          {"detail", r.detail}};
+}
+
+inline gptq::json options_json(quantize_arguments const& a, gptq::pipeline_options const& o) {
+  return {{"preset", a.preset},
+          {"bits", o.spec.bits},
+          {"group_size", o.spec.group_size},
+          {"sym", o.spec.sym},
+          {"order", order_names[static_cast<std::size_t>(o.spec.order)]},
+          {"static_groups", o.spec.static_groups},
+          {"damp_percent", o.quantize.damp_percent},
+          {"mse", as_written(o.quantize.grid.mse)},
+          {"round_scales", o.quantize.grid.round_scales},
+          {"nonzero_zeros", o.quantize.grid.nonzero_zeros},
+          {"reference_range", o.quantize.grid.reference_range},
+          {"reference_dead", o.quantize.reference_dead},
+          {"format", to_string(o.format)},
+          {"dtype", a.dtype},
+          {"true_sequential", o.true_sequential},
+          {"shard_size", o.shard_size},
+          {"device", a.compute.device},
+          {"threads", thread_count()},
+          {"overwrite", o.overwrite},
+          {"allow_fallback", a.allow_fallback}};
+}
+
+inline gptq::json calibration_json(calibration_request const& request, gptq::calibration_set const& set) {
+  return {{"file", request.file},
+          {"format", calibration_format(request)},
+          {"samples_asked", set.asked},
+          {"sequence_length", request.size.sequence_length},
+          {"samples", set.samples.size()},
+          {"tokens", set.tokens},
+          {"shortest", set.shortest},
+          {"longest", set.longest},
+          {"cut", set.cut},
+          {"dropped", set.dropped},
+          {"replaced_sequences", set.report.replaced_sequences},
+          {"lost_characters", set.report.lost_characters}};
+}
+
+inline std::map<std::string, gptq::index_t> count_statuses(gptq::pipeline_report const& report) {
+  std::map<std::string, gptq::index_t> counts;
+  for (auto const& l : report.linears) ++counts[to_string(l.report.status)];
+  return counts;
+}
+
+inline gptq::json to_json(quantize_run const& run) {
+  gptq::json linears = gptq::json::array();
+  for (auto const& l : run.report.linears) linears.push_back(to_json(l));
+  gptq::json seconds = run.report.seconds;
+  seconds["total"] = run.total_seconds;
+  return {{"versions", {{"gptq", GPTQ_VERSION}, {"eigen", eigen_version()}, {"compiler", __VERSION__}}},
+          {"model", run.arguments.model},
+          {"output", run.arguments.output},
+          {"options", options_json(run.arguments, run.options)},
+          {"calibration", calibration_json(run.arguments.calibration, run.calibration)},
+          {"linears", std::move(linears)},
+          {"statuses", count_statuses(run.report)},
+          {"fallbacks", run.report.fallbacks()},
+          {"warnings", run.warnings},
+          {"seconds", std::move(seconds)},
+          {"memory", {{"peak_resident_bytes", run.peak_resident}, {"peak_anonymous_bytes", run.peak_anonymous}}},
+          {"bytes", {{"before", run.report.bytes_before}, {"after", run.report.bytes_after}}}};
+}
+
+/// The stage that a layer belongs to, by its name.
+inline int stage_of(gptq::family_rule const& family, std::string_view layer) {
+  for (int s = 0; s < gptq::stage_count; ++s)
+    for (auto const& l : family.stages[static_cast<std::size_t>(s)].linears)
+      if (!l.name.empty() && layer.ends_with(l.name)) return s;
+  return 0;
+}
+
+/// Mean losses of each kind of stage, and the layers that lost most.
+inline std::string loss_table(quantize_run const& run) {
+  auto const& linears = run.report.linears;
+  std::size_t width = 24;
+  for (auto const& l : linears) width = (std::max)(width, l.name.size());
+  std::string text = fmt::format("{:<{}}  {:>10}  {:>10}\n", "relative loss of outputs", width, "gptq", "rounding");
+  for (int s = 0; s < gptq::stage_count; ++s) {
+    double loss = 0, rtn = 0;
+    int count = 0;
+    for (auto const& l : linears)
+      if (l.report.rel_loss >= 0 && stage_of(run.family, l.name) == s) {
+        loss += l.report.rel_loss;
+        rtn += l.report.rel_loss_rtn;
+        ++count;
+      }
+    if (count > 0)
+      text += fmt::format("{:<{}}  {:>10.3g}  {:>10.3g}\n", fmt::format("mean of {}", gptq::stage_names[s]), width,
+                          loss / count, rtn / count);
+  }
+  std::vector<gptq::linear_record const*> worst;
+  for (auto const& l : linears) worst.push_back(&l);
+  auto const shown = (std::min)(worst.size(), std::size_t{3});
+  std::partial_sort(worst.begin(), worst.begin() + static_cast<std::ptrdiff_t>(shown), worst.end(),
+                    [](auto const* a, auto const* b) { return a->report.rel_loss > b->report.rel_loss; });
+  for (std::size_t i = 0; i < shown; ++i) {
+    auto const& r = worst[i]->report;
+    if (r.rel_loss < 0) break;
+    text += fmt::format("{:<{}}  {:>10.3g}  {:>10.3g}{}\n", worst[i]->name, width, r.rel_loss, r.rel_loss_rtn,
+                        r.status == gptq::outcome::ok ? "" : fmt::format("  {}", to_string(r.status)));
+  }
+  return text;
+}
+
+/// What the terminal ends with.
+inline std::string to_text(quantize_run const& run) {
+  std::string statuses, seconds;
+  for (auto const& [status, count] : count_statuses(run.report))
+    statuses += fmt::format("{}{} {}", statuses.empty() ? "" : ", ", count, status);
+  for (auto const& [activity, time] : run.report.seconds) seconds += fmt::format(", {} {:.2f}", activity, time);
+  return loss_table(run) + fmt::format("layers       {}\n", statuses) +
+         fmt::format("calibration  {}, {} tokens\n",
+                     counted(static_cast<std::int64_t>(run.calibration.samples.size()), "sample"),
+                     run.calibration.tokens) +
+         fmt::format("weights      {} -> {}\n", megabytes(run.report.bytes_before), megabytes(run.report.bytes_after)) +
+         fmt::format("seconds      {:.2f}{}\n", run.total_seconds, seconds) +
+         fmt::format("peak memory  {} resident, {} of it not of files\n", megabytes(run.peak_resident),
+                     megabytes(run.peak_anonymous)) +
+         fmt::format("written to   {}\n", run.arguments.output);
+}
+
+}  // namespace app

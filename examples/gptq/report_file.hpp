@@ -1,0 +1,65 @@
+/// A file that is written at the end of a long run: whether it can be is found out before, and it appears complete.
+#pragma once
+
+#include "app.hpp"
+
+#include <gptq/checkpoint/json.hpp>
+#include <gptq/checkpoint/message.hpp>
+#include <gptq/core/error.hpp>
+
+#include <fmt/format.h>
+
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <filesystem>
+#include <system_error>
+#include <utility>
+
+namespace app {
+
+/// The ending says what kind of report is wanted: .json is the one there is.
+class report_file {
+ public:
+  /// An empty path is no report. `output` is a folder that will exist when the report is written; it may hold it.
+  report_file(std::filesystem::path file, std::filesystem::path const& output) : file_(std::move(file)) {
+    if (file_.empty()) return;
+    if (file_.extension() != ".json") throw usage_error(fmt::format("--report: {} must end in .json", file_.string()));
+    std::error_code none;
+    if (std::filesystem::is_directory(file_, none)) refuse("a folder, not a file");
+    if (std::filesystem::exists(file_, none) && !std::filesystem::is_regular_file(file_, none))
+      refuse("not a regular file");
+    auto const absolute = std::filesystem::absolute(file_, none).lexically_normal();
+    auto target = std::filesystem::absolute(output, none).lexically_normal();
+    if (!target.has_filename()) target = target.parent_path();
+    if (absolute == target) refuse("is the output folder");
+    if (absolute.parent_path() == target) return;
+    // The report is to be written there under another name first.
+    gptq::output_file probe(temporary());
+    probe.discard();
+  }
+
+  [[nodiscard]] bool wanted() const { return !file_.empty(); }
+
+  void write(gptq::json const& report) const {
+    std::filesystem::path const temporary_file = temporary();
+    gptq::write_json(temporary_file, report);
+    if (std::rename(temporary_file.c_str(), file_.c_str()) == 0) return;
+    int const code = errno;
+    ::unlink(temporary_file.c_str());
+    throw gptq::detail::file_error(file_, "can't write", code);
+  }
+
+ private:
+  [[noreturn]] void refuse(char const* why) const {
+    throw gptq::format_error(fmt::format("--report {}: {}", file_.string(), why));
+  }
+  [[nodiscard]] std::filesystem::path temporary() const {
+    return file_.parent_path() / fmt::format(".{}.partial-{}", file_.filename().string(), ::getpid());
+  }
+
+  std::filesystem::path file_;
+};
+
+}  // namespace app
