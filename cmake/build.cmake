@@ -28,7 +28,7 @@ if(GPTQ_WERROR)
   list(APPEND gptq_warning_flags -Werror)
   if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
     # These come from flow analysis after inlining and change with version and flags: shown, but no error.
-    list(APPEND gptq_warning_flags -Wno-error=array-bounds -Wno-error=stringop-overflow -Wno-error=stringop-overread)
+    list(APPEND gptq_warning_flags -Wno-error=array-bounds -Wno-error=stringop-overflow -Wno-error=stringop-overread -Wno-error=free-nonheap-object)
   endif()
 endif()
 

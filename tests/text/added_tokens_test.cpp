@@ -72,17 +72,17 @@ TEST_CASE("lstrip and rstrip swallow white space beside the token") {
 
 TEST_CASE("single_word demands that no word character touches the token") {
   small_tokenizer t;
-  t.added = "[" + token(x, "ab", "single_word") + "]";
-  CHECK(t.encode("ab") == ids{x});
-  CHECK(t.encode("ab ab.ab") == ids{x, 5, x, 9, x});
-  CHECK(t.encode("abc") == ids{4});
-  CHECK(t.encode("dab") == ids{8, 3});
+  t.added = "[" + token(x, "ca", "single_word") + "]";
+  CHECK(t.encode("ca") == ids{x});
+  CHECK(t.encode("ca ca.ca") == ids{x, 5, x, 9, x});
+  CHECK(t.encode("cad") == ids{2, 0, 8});
+  CHECK(t.encode("dca") == ids{8, 2, 0});
   for (std::string const word : {"_", "\u0301", "\u8a9e", "7", "\u200d"}) {
     INFO(word);
-    CHECK(t.encode("ab" + word) == ids{3});
-    CHECK(t.encode(word + "ab") == ids{3});
+    CHECK(t.encode("ca" + word) == ids{2, 0});  // nothing of the word itself is in the vocabulary
+    CHECK(t.encode(word + "ca") == ids{2, 0});
   }
-  for (std::string const other : {"!", "\u00bd", "\u3002"}) CHECK(t.encode("ab" + other) == ids{x});
+  for (std::string const other : {"!", "\u00bd", "\u3002"}) CHECK(t.encode("ca" + other) == ids{x});
 }
 
 TEST_CASE("normalized tokens are looked for in normalized text, in their normalized spelling") {
@@ -99,12 +99,12 @@ TEST_CASE("a normalizer that prepends makes a normalized token match at the star
   small_tokenizer t;
   t.normalizer = R"({"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"},
                    {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]})";
-  t.added = "[" + token(x, "d", "normalized") + "]";
-  CHECK(t.encode("d d") == ids{x, x});
-  CHECK(t.encode("ad") == ids{7, 0, 8});
+  t.added = "[" + token(x, "cc", "normalized") + "]";
+  CHECK(t.encode("cc cc") == ids{x, x});
+  CHECK(t.encode("acc") == ids{7, 0, 2, 2});
 }
 
-TEST_CASE("a run of white-space tokens that swallow each other takes linear time") {
+TEST_CASE("a run of white-space tokens that swallow each other takes linear time", "[slow]") {
   small_tokenizer t;
   t.added = "[" + token(x, "\\t", "rstrip") + ", " + token(x + 1, "\\n", "lstrip rstrip") + ", " + token(5, " ") + "]";
   std::string text;

@@ -165,7 +165,7 @@ TEST_CASE("an unk_token that is not in the vocabulary matters only when it is ne
   CHECK_THROWS_WITH(t.encode("x"), test::contains("small.json: model: unk_token \"<unk>\""));
 }
 
-TEST_CASE("a text of three million equal characters is encoded in reasonable time") {
+TEST_CASE("a text of three million equal characters is encoded in reasonable time", "[slow]") {
   small_tokenizer t;
   t.vocab = R"({"a": 0, "aa": 1, "aaaa": 2, "b": 3})";
   t.merges = R"(["a a", "aa aa"])";

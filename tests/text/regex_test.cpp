@@ -105,7 +105,7 @@ TEST_CASE("a malformed expression is refused with its place") {
   CHECK_THROWS_AS(regex::from_oniguruma(R"(\p{Nonsense})", "t"), gptq::format_error);
 }
 
-TEST_CASE("a million equal characters take linear time") {
+TEST_CASE("a million equal characters take linear time", "[slow]") {
   // Quadratic work would be 10^12 steps here.
   std::string const pattern(qwen_pattern);
   for (char const* const unit : {"a", " ", "\n", "1", "!", " \n", "\u8a9e", "\u0301", "\xF0\x9F\x98\x80", "\u180e"}) {
@@ -118,5 +118,6 @@ TEST_CASE("a million equal characters take linear time") {
 }
 
 TEST_CASE("an expression that needs absurdly many steps ends in an error") {
-  CHECK_THROWS_WITH(matches(R"((a*)*b)", std::string(100, 'a')), test::contains("here: the regular expression failed"));
+  CHECK_THROWS_WITH(matches(R"((a+a+)+b)", std::string(100, 'a') + "cb"),
+                    test::contains("here: the regular expression failed"));
 }

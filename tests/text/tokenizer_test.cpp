@@ -123,7 +123,7 @@ TEST_CASE("the bundled tokenizer encodes decomposed text as its composed form") 
   CHECK(t.encode("cafe\u0301 a\u0302\u0323 \u1112\u1161\u11ab") == t.encode("caf\u00e9 \u1ead \ud55c"));
 }
 
-TEST_CASE("long runs of one character are encoded in linear time by a byte-level tokenizer") {
+TEST_CASE("long runs of one character are encoded in linear time by a byte-level tokenizer", "[slow]") {
   gptq::tokenizer const t = gptq::tokenizer::from_file(test::bundled_model());
   for (char const* const unit :
        {"a", " ", "\n", "1", "!", "\u8a9e", "\u0301", "\u180e", "\xFF", "<|im_start|>", "<|im_"}) {

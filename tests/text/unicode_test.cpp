@@ -73,12 +73,12 @@ TEST_CASE("the forms agree with utf8proc_map on every code point, alone and betw
   }
 }
 
-TEST_CASE("a million combining marks in the wrong order take no quadratic time") {
+TEST_CASE("a million combining marks in the wrong order take no quadratic time", "[slow]") {
   std::string text = "e";
   for (int i = 0; i < 500'000; ++i) text += "\u0301\u0323";
   std::string const sorted = nfc(text);
   CHECK(sorted.substr(0, 5) == "\u1eb9\u0323");  // e with dot below, then the other dots, then the accents
-  CHECK(sorted.size() == text.size() - 5 + 2 + 2 - 2);
+  CHECK(sorted.size() == text.size());
   std::string vowels;
   for (int i = 0; i < 300'000; ++i) vowels += "\u0f73";  // a starter that decomposes to marks
   CHECK(nfc(vowels).substr(0, 6) == "\u0f71\u0f71");
