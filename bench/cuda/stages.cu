@@ -9,11 +9,11 @@
 
 namespace {
 
-using gptq::bfloat16;
-using gptq::index_t;
 using bench::on_device;
 using bench::print;
 using bench::wall;
+using gptq::bfloat16;
+using gptq::index_t;
 
 constexpr double tera = 1e12;
 
@@ -36,7 +36,11 @@ void gram(gptq::cuda_backend& b) {
     for (int panels : {4, 5, 6, 7, 8, 10, 12, 14, 16})
       for (int lanes : {1, 2, 4}) {
         auto const t = on_device(
-            b, [&] { gptq::detail::add_gram<bfloat16>(*b.context(), view, g, {panels, lanes}); }, 5, 1, 1);
+            b,
+            [&] {
+              gptq::detail::add_gram<bfloat16>(*b.context(), view, g, {panels, lanes});
+            },
+            5, 1, 1);
         std::printf("  %2d panels, %d lanes: %8.3f ms, full / ours %.2f\n", panels, lanes, t.median,
                     full.median / t.median);
       }
@@ -62,12 +66,16 @@ void factor(gptq::cuda_backend& b) {
     std::string const name = "factor K = " + std::to_string(in);
     double const flop = double(in) * double(in) * double(in) / 3;
     int const repeats = in > 8192 ? 5 : 10;
-    print((name + ", natural order").c_str(), wall(b, [&] { gptq::factorize(b, h, gptq::w4g128, {}); }, repeats, 2),
+    print((name + ", natural order").c_str(),
+          wall(
+              b, [&] { gptq::factorize(b, h, gptq::w4g128, {}); }, repeats, 2),
           flop / tera, "TFLOP/s");
     auto spec = gptq::w4g128;
     spec.order = gptq::column_order::group_aware;
-    print((name + ", group-aware").c_str(), wall(b, [&] { gptq::factorize(b, h, spec, {}); }, repeats, 2), flop / tera,
-          "TFLOP/s");
+    print((name + ", group-aware").c_str(),
+          wall(
+              b, [&] { gptq::factorize(b, h, spec, {}); }, repeats, 2),
+          flop / tera, "TFLOP/s");
     // Its parts.
     auto a = b.make<float>(in, in);
     auto pivots = b.make<float>(1, in);
@@ -86,9 +94,15 @@ void factor(gptq::cuda_backend& b) {
     std::vector<double> potrf, reflect;
     for (int i = 0; i < repeats + 1; ++i) {
       gather();
-      auto t = wall(b, [&] { if (!b.cholesky(a, gptq::precision::native)) std::printf("not positive\n"); }, 1, 0);
+      auto t = wall(
+          b,
+          [&] {
+            if (!b.cholesky(a, gptq::precision::native)) std::printf("not positive\n");
+          },
+          1, 0);
       if (i) potrf.push_back(t.median);
-      t = wall(b, [&] { b.feedback_from_cholesky(a, pivots); }, 1, 0);
+      t = wall(
+          b, [&] { b.feedback_from_cholesky(a, pivots); }, 1, 0);
       if (i) reflect.push_back(t.median);
     }
     print("  cholesky", bench::summary(potrf), flop / tera, "TFLOP/s");
@@ -97,17 +111,11 @@ void factor(gptq::cuda_backend& b) {
       std::vector<double> wide;
       for (int i = 0; i < 3; ++i) {
         gather();
-        wide.push_back(wall(b, [&] { b.cholesky(a, gptq::precision::fp64); }, 1, 0).median);
+        wide.push_back(wall(
+                           b, [&] { b.cholesky(a, gptq::precision::fp64); }, 1, 0)
+                           .median);
       }
       print("  cholesky in fp64", bench::summary(wide), flop / tera, "TFLOP/s");
-      // The other triangle, as the library sees it.
-      std::vector<double> lower;
-      for (int i = 0; i < repeats + 1; ++i) {
-        gather();
-        lower.push_back(
-            wall(b, [&] { gptq::detail::potrf<float>(*b.context(), a.view(), CUBLAS_FILL_MODE_LOWER); }, 1, 0).median);
-      }
-      print("  cholesky, the library's lower triangle", bench::summary(lower), flop / tera, "TFLOP/s");
     }
   }
 }
@@ -136,13 +144,19 @@ void kernels(gptq::cuda_backend& b) {
     b.upload(order.view(), on.view());
     gptq::grid_options const minmax{.mse = 0};
     auto const triangle = feedback.block(0, 0, 128, 128);
-    print("  fill", on_device(b, [&] { b.fill(c, 0.0f); }, 10, 20));
-    print("  copy", on_device(b, [&] { b.copy(w.view(), c.view()); }, 10, 20));
-    print("  add", on_device(b, [&] { b.add(w.view(), c.view()); }, 10, 20));
-    print("  fit_grid, min-max", on_device(b, [&] { b.fit_grid<4, true>(w.view(), minmax, scales, zeros); }, 10, 20));
-    print("  fit_grid, mse", on_device(b, [&] { b.fit_grid<4, true>(w.view(), {}, scales, zeros); }, 10, 20));
+    print("  fill", on_device(
+                        b, [&] { b.fill(c, 0.0f); }, 10, 20));
+    print("  copy", on_device(
+                        b, [&] { b.copy(w.view(), c.view()); }, 10, 20));
+    print("  add", on_device(
+                       b, [&] { b.add(w.view(), c.view()); }, 10, 20));
+    print("  fit_grid, min-max", on_device(
+                                     b, [&] { b.fit_grid<4, true>(w.view(), minmax, scales, zeros); }, 10, 20));
+    print("  fit_grid, mse", on_device(
+                                 b, [&] { b.fit_grid<4, true>(w.view(), {}, scales, zeros); }, 10, 20));
     b.fill(c, 0);
-    print("  solve_unit_lower", on_device(b, [&] { b.solve_unit_lower(triangle, c); }, 10, 20));
+    print("  solve_unit_lower", on_device(
+                                    b, [&] { b.solve_unit_lower(triangle, c); }, 10, 20));
     gptq::column_block<gptq::cuda_backend> const block{.feedback = triangle,
                                                        .correction = c.view(),
                                                        .pivots = f.pivots.view().col_range(0, 128),
@@ -154,12 +168,20 @@ void kernels(gptq::cuda_backend& b) {
                                                        .weights = w.view(),
                                                        .codes = codes.view(),
                                                        .losses = losses.view()};
-    print("  quantize_block", on_device(b, [&] { b.quantize_block<4>(block); }, 10, 20));
+    print("  quantize_block", on_device(
+                                  b, [&] { b.quantize_block<4>(block); }, 10, 20));
+    auto const fused = [&](gptq::grid_options const& options) {
+      return on_device(
+          b, [&] { b.fit_and_quantize_block<4, true>(block, 128, options, scales.view(), zeros.view()); }, 10, 20);
+    };
+    print("  fit and quantize, min-max", fused(minmax));
+    print("  fit and quantize, mse", fused({}));
     for (index_t k : {128, 384}) {
       auto x = bench::weights<float>(b, k, n, 4);
       auto a = bench::weights<float>(b, 128, k, 5);
       print(("  product 128 x " + std::to_string(k)).c_str(),
-            on_device(b, [&] { b.multiply_add(1.0f, a.view(), x.view(), c.view()); }, 10, 20),
+            on_device(
+                b, [&] { b.multiply_add(1.0f, a.view(), x.view(), c.view()); }, 10, 20),
             2 * 128.0 * double(k) * double(n) / tera, "TFLOP/s");
     }
     for (index_t m : {512, 1024})
@@ -172,11 +194,13 @@ void kernels(gptq::cuda_backend& b) {
         gptq::device_view<float const> const av = a, xv = x;
         std::string const name = "  product " + std::to_string(m) + " x " + std::to_string(k);
         print((name + ", fp32").c_str(),
-              on_device(b, [&] { gptq::detail::multiply_fp32(b.context()->blas(), 1, av, xv, 1, y); }, 10, 5), flop,
-              "TFLOP/s");
+              on_device(
+                  b, [&] { gptq::detail::multiply_fp32(b.context()->blas(), 1, av, xv, 1, y); }, 10, 5),
+              flop, "TFLOP/s");
         print((name + ", bf16x3").c_str(),
-              on_device(b, [&] { gptq::detail::multiply_bf16x3(*b.context(), 1, av, xv, y); }, 10, 5), flop,
-              "TFLOP/s");
+              on_device(
+                  b, [&] { gptq::detail::multiply_bf16x3(*b.context(), 1, av, xv, y); }, 10, 5),
+              flop, "TFLOP/s");
       }
   }
 }
@@ -210,11 +234,13 @@ void solve(gptq::cuda_backend& b) {
       std::printf("%s: damped loss %.6e, relative %.6e\n", how, report.damped_loss, report.rel_loss);
       print("  factor + loop + pack", all);
       auto const f = gptq::factorize(b, h, spec, options);
-      print("  loop", wall(b, [&] { gptq::quantize_stack(b, view, f, spec, options); }, repeats),
+      print("  loop",
+            wall(
+                b, [&] { gptq::quantize_stack(b, view, f, spec, options); }, repeats),
             double(s.out) * double(s.in) * double(s.in) / tera, "TFLOP/s");
       auto const q = gptq::quantize_stack(b, view, f, spec, options);
-      print("  pack, to host memory",
-            wall(b, [&] { gptq::pack(b, q.linear, gptq::checkpoint_format::gptq); }, repeats));
+      print("  pack, to host memory", wall(
+                                          b, [&] { gptq::pack(b, q.linear, gptq::checkpoint_format::gptq); }, repeats));
     }
   }
 }
@@ -243,19 +269,31 @@ void block(gptq::cuda_backend& b) {
       std::vector<double> t[4];
       for (int i = 0; i < 4; ++i) {
         gptq::hessian<gptq::cuda_backend> h(b, s.in);
-        t[0].push_back(wall(b, [&] { for (int c = 0; c < chunks; ++c) h.add(c % 2 ? second : first); }, 1, 0).median);
+        t[0].push_back(wall(
+                           b,
+                           [&] {
+                             for (int c = 0; c < chunks; ++c) h.add(c % 2 ? second : first);
+                           },
+                           1, 0)
+                           .median);
         std::optional<gptq::factor<gptq::cuda_backend>> f;
-        t[1].push_back(wall(b, [&] { f.emplace(gptq::factorize(b, h, spec, options)); }, 1, 0).median);
+        t[1].push_back(wall(
+                           b, [&] { f.emplace(gptq::factorize(b, h, spec, options)); }, 1, 0)
+                           .median);
         std::optional<gptq::quantized_stack<gptq::cuda_backend>> q;
-        t[2].push_back(wall(b, [&] { q.emplace(gptq::quantize_stack(b, view, *f, spec, options)); }, 1, 0).median);
-        t[3].push_back(wall(b, [&] { gptq::pack(b, q->linear, gptq::checkpoint_format::gptq); }, 1, 0).median);
+        t[2].push_back(wall(
+                           b, [&] { q.emplace(gptq::quantize_stack(b, view, *f, spec, options)); }, 1, 0)
+                           .median);
+        t[3].push_back(wall(
+                           b, [&] { gptq::pack(b, q->linear, gptq::checkpoint_format::gptq); }, 1, 0)
+                           .median);
         for (auto& x : t)
           if (i == 0) x.clear();  // warm-up
       }
       double const each[] = {bench::summary(t[0]).median, bench::summary(t[1]).median, bench::summary(t[2]).median,
                              bench::summary(t[3]).median};
-      std::printf("  %-10s Hessian %8.2f  factor %7.2f  loop %7.2f  pack %7.2f ms\n", s.name, each[0], each[1],
-                  each[2], each[3]);
+      std::printf("  %-10s Hessian %8.2f  factor %7.2f  loop %7.2f  pack %7.2f ms\n", s.name, each[0], each[1], each[2],
+                  each[3]);
       hessians += each[0];
       factors += each[1];
       loops += each[2];

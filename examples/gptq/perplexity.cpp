@@ -9,18 +9,15 @@
 #include <gptq/model/evaluate.hpp>
 #include <gptq/model/host.hpp>
 #include <gptq/model/weights.hpp>
-#include <gptq/text/ids.hpp>
 
 #include <fmt/format.h>
 #include <CLI/CLI.hpp>
 
 #include <cmath>
 #include <cstdint>
-#include <limits>
 #include <memory>
 #include <optional>
 #include <string>
-#include <vector>
 
 namespace app {
 namespace {
@@ -32,31 +29,6 @@ struct perplexity_arguments {
   bool json = false;
   compute_options compute;
 };
-
-/// All records of a file, one after the other, as if they were one text.
-std::vector<std::int32_t> read_all_ids(std::string const& file, gptq::index_t vocabulary) {
-  require_text_file("--ids", file, false);
-  constexpr auto all = (std::numeric_limits<gptq::index_t>::max)();
-  std::vector<std::int32_t> ids;
-  for (auto const& record : gptq::read_ids(file, vocabulary, {.samples = all, .sequence_length = all}).samples)
-    ids.insert(ids.end(), record.begin(), record.end());
-  return ids;
-}
-
-/// The whole text, tokenized once, without BOS.
-std::vector<std::int32_t> tokenize_text(std::string const& file, std::string const& model, gptq::index_t vocabulary) {
-#if GPTQ_WITH_TEXT
-  require_text_file("--text", file, true);
-  gptq::encode_report report;
-  auto ids = open_tokenizer(model).encode(gptq::read_text(file), false, &report);
-  for (auto const& note : encoding_notes(file, report)) warn(note);
-  require_vocabulary(model, ids, vocabulary);
-  return ids;
-#else
-  static_cast<void>(file), static_cast<void>(model), static_cast<void>(vocabulary);
-  refuse_text("--text");
-#endif
-}
 
 gptq::json to_json(perplexity_arguments const& a, gptq::evaluation const& e, double seconds) {
   return {{"model", a.model},
@@ -87,7 +59,7 @@ int perplexity(perplexity_arguments const& a) {
   if (!a.reference.empty()) reference.emplace(a.reference);
 
   auto const vocabulary = model.config().vocabulary;
-  auto ids = a.text.empty() ? read_all_ids(a.ids, vocabulary) : tokenize_text(a.text, a.model, vocabulary);
+  auto ids = a.text.empty() ? read_all_ids(a.ids, vocabulary) : encode_file(a.text, a.model, false, vocabulary);
   if (a.max_tokens > 0 && static_cast<gptq::index_t>(ids.size()) > a.max_tokens)
     ids.resize(static_cast<std::size_t>(a.max_tokens));
   if (static_cast<gptq::index_t>(ids.size()) < a.context)

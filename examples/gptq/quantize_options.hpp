@@ -2,8 +2,9 @@
 #pragma once
 
 #include "app.hpp"
-#include "calibration_input.hpp"
 #include "compute.hpp"
+#include "size.hpp"
+#include "text_input.hpp"
 
 #include <gptq/core/spec.hpp>
 #include <gptq/model/pipeline_types.hpp>
@@ -12,15 +13,12 @@
 #include <fmt/format.h>
 #include <CLI/CLI.hpp>
 
+#include <algorithm>
 #include <array>
-#include <cctype>
-#include <charconv>
 #include <cmath>
-#include <cstdint>
+#include <cstddef>
 #include <optional>
 #include <string>
-#include <string_view>
-#include <utility>
 
 namespace app {
 
@@ -109,37 +107,6 @@ inline void add_options(CLI::App& command, quantize_arguments& a) {
   command.add_flag("--allow-fallback", a.allow_fallback, "Exit with 0 even if layers fell back");
 }
 
-/// Bytes of "4GB", "500 MB", "2GiB", "1000000". Throws usage_error naming the option.
-inline std::uint64_t parse_size(std::string const& option, std::string_view text) {
-  auto const refuse = [&]() -> std::uint64_t {
-    throw usage_error(fmt::format("{}: \"{}\" is no size such as 4GB, 500MB, 2GiB or a number of bytes", option, text));
-  };
-  double number = 0;
-  auto const [end, code] = std::from_chars(text.data(), text.data() + text.size(), number, std::chars_format::fixed);
-  if (code != std::errc()) return refuse();
-  std::string unit;
-  for (char const* c = end; c != text.data() + text.size(); ++c)
-    if (*c != ' ') unit += static_cast<char>(std::toupper(static_cast<unsigned char>(*c)));
-  constexpr std::array<std::pair<std::string_view, double>, 12> units = {{{"", 1},
-                                                                          {"B", 1},
-                                                                          {"K", 1e3},
-                                                                          {"KB", 1e3},
-                                                                          {"M", 1e6},
-                                                                          {"MB", 1e6},
-                                                                          {"G", 1e9},
-                                                                          {"GB", 1e9},
-                                                                          {"TB", 1e12},
-                                                                          {"KIB", 1024.0},
-                                                                          {"MIB", 1048576.0},
-                                                                          {"GIB", 1073741824.0}}};
-  for (auto const& [name, factor] : units)
-    if (unit == name) {
-      double const bytes = number * factor;
-      return bytes >= 1 && bytes <= 1e18 ? static_cast<std::uint64_t>(bytes) : refuse();
-    }
-  return refuse();
-}
-
 /// The shortest decimal that reads as this float: 0.01f is to be reported as 0.01.
 inline double as_written(float x) { return std::stod(fmt::format("{}", x)); }
 
@@ -153,11 +120,12 @@ inline gptq::pipeline_options resolve(quantize_arguments const& a) {
     if (*a.order == order_names[i]) o.spec.order = static_cast<gptq::column_order>(i);
   try {
     gptq::check_spec(o.spec);
-  } catch (gptq::shape_error const& e) {  // begins with the name of the member: group_size must be …
+  } catch (gptq::shape_error const& e) {  // "group_size must be …": begins with the name of the member
     std::string const reason = e.what();
-    std::string option = "--" + reason.substr(0, reason.find(' '));
+    std::size_t const space = reason.find(' ');
+    std::string option = "--" + reason.substr(0, space);
     std::replace(option.begin(), option.end(), '_', '-');
-    throw usage_error(option + ": " + reason);
+    throw usage_error(option + ":" + reason.substr(space));
   }
 
   o.quantize = preset.options;

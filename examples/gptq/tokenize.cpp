@@ -1,14 +1,10 @@
 /// gptq tokenize: a text file as token ids.
 #include "app.hpp"
-#include "console.hpp"
 #include "text_input.hpp"
-
-#include <gptq/checkpoint/json.hpp>
 
 #include <fmt/format.h>
 #include <CLI/CLI.hpp>
 
-#include <iterator>
 #include <memory>
 #include <string>
 
@@ -22,26 +18,12 @@ struct tokenize_arguments {
 };
 
 int tokenize(tokenize_arguments const& a) {
-#if GPTQ_WITH_TEXT
-  gptq::tokenizer const tokenizer = open_tokenizer(a.tokenizer);
-  require_text_file("--text", a.text, true);
-  gptq::encode_report report;
-  auto const ids = tokenizer.encode(gptq::read_text(a.text), a.add_special, &report);
-  for (auto const& note : encoding_notes(a.text, report)) warn(note);
-  std::string line;
-  for (std::int32_t const id : ids) {
-    if (!line.empty()) line += a.json ? ", " : " ";
-    fmt::format_to(std::back_inserter(line), "{}", id);
-  }
+  auto const ids = encode_file(a.text, a.tokenizer, a.add_special);
   if (a.json)
-    fmt::print("{{\"ids\": [{}]}}\n", line);
+    fmt::print("{{\"ids\": [{}]}}\n", fmt::join(ids, ", "));
   else
-    fmt::print("{}\n", line);
+    fmt::print("{}\n", fmt::join(ids, " "));
   return success;
-#else
-  static_cast<void>(a);
-  refuse_text("tokenize");
-#endif
 }
 
 }  // namespace

@@ -183,6 +183,10 @@ TEST_CASE("C1: tensors that are missing, doubled or of the wrong kind are refuse
     CHECK_THAT(refusal(l), test::contains("shapes do not fit"));
     l["qweight"] = {"l.qweight", "I32", {0, std::int64_t{1} << 60}, ""};
     CHECK_THAT(refusal(l), test::contains("shapes do not fit"));
+    l.erase("g_idx");
+    CHECK_THAT(refusal(l), test::contains("shapes do not fit"));
+    l["qweight"] = {"l.qweight", "I32", {std::int64_t{1} << 60, 0}, ""};
+    CHECK_THAT(refusal(l), test::contains("shapes do not fit"));
   }
   SECTION("groups that nothing explains") {
     l["g_idx"].bytes = test::bytes_of(std::vector<std::int32_t>(64, 0));

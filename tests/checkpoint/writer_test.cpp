@@ -94,6 +94,19 @@ TEST_CASE("data are aligned: header padded to 8, wide elements first, arrival or
   CHECK(r.names() == std::vector<std::string>{"d", "a", "b", "B", "c"});
 }
 
+TEST_CASE("headers of every length are padded", "[writer]") {
+  for (std::size_t length = 1; length <= 8; ++length) {
+    test::temp_dir const dir;
+    checkpoint_writer w(dir.path(), 100);
+    add(w, std::string(length, 'n'), dtype::f64, 1, 'x');
+    w.finish();
+    std::string const file = test::read_text(dir / "model.safetensors");
+    CHECK(file[0] % 8 == 0);
+    CHECK(file.substr(file.size() - 8) == "xxxxxxxx");
+    CHECK(file.size() == 8 + static_cast<std::size_t>(static_cast<unsigned char>(file[0])) + 8);
+  }
+}
+
 TEST_CASE("shards are closed before they pass their size, and an index lists them", "[writer]") {
   test::temp_dir const dir;
   dir.write("config.json", "{}");

@@ -43,7 +43,7 @@ void check_rounding(std::uint16_t largest_finite) {
   int wrong = 0;
   for (std::uint16_t bits = 0; bits < largest_finite; ++bits) {
     T const low{bits}, high{static_cast<std::uint16_t>(bits + 1)};
-    float const middle = (gptq::to_float(low) + gptq::to_float(high)) / 2;  // exact
+    float const middle = gptq::to_float(low) / 2 + gptq::to_float(high) / 2;
     T const even = bits % 2 == 0 ? low : high;
     wrong += gptq::from_float<T>(middle) != even;
     wrong += gptq::from_float<T>(std::nextafter(middle, 0.0f)) != low;

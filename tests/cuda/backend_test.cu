@@ -111,7 +111,8 @@ TEST_CASE("cuda copies: many uploads without a wait keep their order") {
   }
   auto const back = to_host(b, d);
   bool same = true;
-  for (index_t r = 0; r < 200; ++r) same &= back(r, 0) == static_cast<float>(r) && back(r, 49999) == static_cast<float>(r);
+  for (index_t r = 0; r < 200; ++r)
+    same &= back(r, 0) == static_cast<float>(r) && back(r, 49999) == static_cast<float>(r);
   CHECK(same);
 }
 
@@ -184,8 +185,7 @@ TEST_CASE("cuda gram: panels and lanes give what one product gives") {
       auto const ours = to_host(b, g);
       double worst = 0;
       for (index_t r = 0; r < 700; ++r)
-        for (index_t c = 0; c <= r; ++c)
-          worst = (std::max)(worst, double(std::abs(ours(r, c) - 2 * expected(r, c))));
+        for (index_t c = 0; c <= r; ++c) worst = (std::max)(worst, double(std::abs(ours(r, c) - 2 * expected(r, c))));
       CHECK(worst < 1e-3);
     }
 }

@@ -62,9 +62,14 @@ class cuda_backend {
   void fill(device_matrix<T>& x, std::type_identity_t<T> value) {
     fill(x.view(), value);
   }
-  void copy(view<float const> from, view<float> to) { detail::copy_matrix(*context_, from, to); }
-  void add(view<float const> x, view<float> y) {
-    detail::elementwise(*context_, x.rows, x.cols, detail::add_element<float>{x, y});
+  template <class T>
+  void copy(view<T> from, view<std::remove_const_t<T>> to) {
+    detail::copy_matrix<std::remove_const_t<T>>(*context_, from, to);
+  }
+  template <class T>
+  void add(view<T> x, view<std::remove_const_t<T>> y) {
+    using element = std::remove_const_t<T>;
+    detail::elementwise(*context_, x.rows, x.cols, detail::add_element<element>{x, y});
   }
 
   template <class T>
@@ -88,8 +93,7 @@ class cuda_backend {
   }
 
   template <class W>
-  void gather_weights(view<W const> w, view<std::int32_t const> order, view<std::uint8_t const> live,
-                      view<float> out) {
+  void gather_weights(view<W const> w, view<std::int32_t const> order, view<std::uint8_t const> live, view<float> out) {
     detail::gather_weights(*context_, w, order, live, out);
   }
   template <int Bits, bool Sym>
@@ -97,8 +101,8 @@ class cuda_backend {
     detail::fit_grid<Bits, Sym>(*context_, values, options, scales, zeros);
   }
   /// Blocks that are wider than one kernel's tile go tile by tile, with a product between.
-  template <int Bits>
-  void quantize_block(column_block<cuda_backend> const& b) {
+  template <int Bits, class Derived>
+  void quantize_block(column_block<Derived> const& b) {
     index_t const rows = b.weights.rows;
     constexpr index_t tile = detail::tile_columns;
     bool const several = rows > tile && b.feedback.data;
@@ -112,20 +116,16 @@ class cuda_backend {
         multiply_add(1.0f, b.feedback.block(p, 0, n, p), b.weights.row_range(0, p), sum);
         correction = sum;
       }
-      detail::quantize_tile<Bits>(
-          *context_,
-          {.feedback = b.feedback.data ? b.feedback.block(p, p, n, n) : b.feedback,
-           .correction = correction,
-           .pivots = b.pivots.data + (b.pivots.data ? p : 0),
-           .excess = b.excess.data + (b.excess.data ? p : 0),
-           .groups = b.groups.data + p,
-           .order = b.order.data + p,
-           .scales = b.scales,
-           .zeros = b.zeros,
-           .weights = b.weights.row_range(p, n),
-           .codes = b.codes,
-           .losses = b.losses});
+      detail::quantize_tile<Bits>(*context_, arguments(b, p, n, correction));
     }
+  }
+  static constexpr index_t fused_columns = detail::tile_columns;
+  template <int Bits, bool Sym, class Derived>
+  void fit_and_quantize_block(column_block<Derived> const& b, index_t group_size, grid_options const& options,
+                              view<float>, view<std::uint8_t>) {
+    constexpr auto source = Sym ? detail::grid_source::fit_sym : detail::grid_source::fit_asym;
+    detail::quantize_tile<Bits, source>(*context_, arguments(b, 0, b.weights.rows, b.correction),
+                                        {options, int(group_size)});
   }
   void multiply_add(float alpha, view<float const> a, view<float const> x, view<float> y) {
     detail::multiply_add(*context_, alpha, a, x, y);
@@ -159,6 +159,27 @@ class cuda_backend {
   [[nodiscard]] std::shared_ptr<detail::cuda_context> const& context() const { return context_; }
 
  private:
+  /// Columns [p, p + n) of a block. Grids found by the kernel go where given ones come from.
+  template <class Derived>
+  static detail::column_arguments arguments(column_block<Derived> const& b, index_t p, index_t n,
+                                            view<float const> correction) {
+    auto const writable = [](auto v) {
+      using T = std::remove_const_t<typename decltype(v)::value_type>;
+      return view<T>(const_cast<T*>(v.data), v.rows, v.cols, v.stride);
+    };
+    return {.feedback = b.feedback.data ? b.feedback.block(p, p, n, n) : b.feedback,
+            .correction = correction,
+            .pivots = b.pivots.data + (b.pivots.data ? p : 0),
+            .excess = b.excess.data + (b.excess.data ? p : 0),
+            .groups = b.groups.data + p,
+            .order = b.order.data + p,
+            .scales = writable(b.scales),
+            .zeros = writable(b.zeros),
+            .weights = b.weights.row_range(p, n),
+            .codes = b.codes,
+            .losses = b.losses};
+  }
+
   template <class From, class To, class Copy>
   static void transfer(From from, To to, Copy&& copy) {
     using T = std::remove_const_t<typename From::value_type>;

@@ -113,7 +113,7 @@ class basic_host_backend {
     });
   }
   void multiply_add(Scalar alpha, matrix_view<Scalar const> a, matrix_view<Scalar const> x, matrix_view<Scalar> y) {
-    detail::eigen(y).noalias() += alpha * (detail::eigen(a) * detail::eigen(x));
+    detail::add_product<false, false, Scalar>(alpha, a, x, y);
   }
   void solve_unit_lower(matrix_view<Scalar const> f, matrix_view<Scalar> x) {
     detail::solve_unit_lower_strips<Scalar>(f, x);

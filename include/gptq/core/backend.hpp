@@ -93,5 +93,20 @@ concept quantize_backend =
   { b.outer_block() } -> std::convertible_to<index_t>;
 };
 
+/// What a backend may offer beyond: finding the grids of a block and quantizing it as one step,
+///
+///   b.fit_and_quantize_block<Bits, Sym>(block, group_size, options, scales, zeros)
+///
+/// for blocks of at most B::fused_columns columns. With x = w + F⁻¹·correction, the columns before any of them is
+/// quantized: fit_grid of every group of group_size rows of x into the rows of scales and zeros (those of the block, but
+/// mutable) that `groups` names, then quantize_block. Without feedback F is the identity.
+template <class B>
+concept fusing_backend = quantize_backend<B> &&
+    requires(B& b, column_block<B> const& block, index_t group_size, grid_options const& options,
+             view_of<B, typename B::scalar> scales, view_of<B, std::uint8_t> zeros) {
+  { B::fused_columns } -> std::convertible_to<index_t>;
+  b.template fit_and_quantize_block<4, true>(block, group_size, options, scales, zeros);
+};
+
 }  // namespace v0
 }  // namespace gptq

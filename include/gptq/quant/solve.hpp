@@ -106,14 +106,6 @@ void solve_strip(Width width, B& b, factor<B> const& f, std::vector<std::int32_t
       if (feedback && p > o)
         b.multiply_add(scalar(1), const_view(f.feedback).block(p, o, rows, p - o), weights.row_range(o, p - o),
                        correction);
-      if (!up_front) {
-        auto const updated = all_updated.row_range(0, rows);
-        b.copy(correction, updated);
-        if (feedback && p > 0) solve_unit_lower<B>(b, triangle, updated);
-        b.add(columns, updated);
-        fit_groups<Width, B>(width, b, spec, updated, options, out,
-                             [&](index_t r) { return groups[static_cast<std::size_t>(p + r)]; });
-      }
       column_block<B> const work{
           .feedback = triangle,
           .correction = correction,
@@ -127,6 +119,21 @@ void solve_strip(Width width, B& b, factor<B> const& f, std::vector<std::int32_t
           .codes = out.codes,
           .losses = out.losses,
       };
+      if constexpr (fusing_backend<B>)
+        if (!up_front && rows <= index_t(B::fused_columns)) {
+          width(spec, [&]<int Bits, bool Sym>() {
+            b.template fit_and_quantize_block<Bits, Sym>(work, size, options, out.scales, out.zeros);
+          });
+          continue;
+        }
+      if (!up_front) {
+        auto const updated = all_updated.row_range(0, rows);
+        b.copy(correction, updated);
+        if (feedback && p > 0) solve_unit_lower<B>(b, triangle, updated);
+        b.add(columns, updated);
+        fit_groups<Width, B>(width, b, spec, updated, options, out,
+                             [&](index_t r) { return groups[static_cast<std::size_t>(p + r)]; });
+      }
       width(spec, [&]<int Bits, bool>() { b.template quantize_block<Bits>(work); });
     }
   }

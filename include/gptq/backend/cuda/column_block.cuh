@@ -6,8 +6,11 @@
 #pragma once
 
 #include <gptq/backend/cuda/elementwise.cuh>
+#include <gptq/backend/cuda/grid_fit.cuh>
 #include <gptq/core/backend.hpp>
 #include <gptq/core/grid.hpp>
+
+#include <cuda_pipeline.h>
 
 #include <cstdint>
 
@@ -34,44 +37,40 @@ struct triangle_tile {
 
 using output_tile = float[tile_columns][tile_outputs];
 
-/// Copies F [rows × rows] into shared memory; what is beyond it or above the diagonal is not read later.
+/// Copies F [rows × rows] into shared memory, asynchronously: cp_async_wait() and a barrier end it. What is above the
+/// diagonal is copied in part and never used; rows up to the next multiple of 16 become zero.
 __device__ inline void load_triangle(triangle_tile& t, device_view<float const> f) {
-  int const thread = int(threadIdx.y * 32 + threadIdx.x);
   int const rows = int(f.rows);
+  int const padded = (rows + panel_columns - 1) / panel_columns * panel_columns;
   bool const wide = f.stride % 4 == 0 && reinterpret_cast<std::uintptr_t>(f.data) % 16 == 0;
-  constexpr int quads = triangle_tile::squares * panel_columns * panel_columns / 4;
-#pragma unroll 3
-  for (int i = thread; i < quads; i += 256) {
-    int const square = i / (panel_columns * panel_columns / 4);
-    int block = 0;
-    while ((block + 1) * (block + 2) / 2 <= square) ++block;
-    int const j = block * panel_columns + i / (panel_columns / 4) % panel_columns;
-    int const c = (square - block * (block + 1) / 2) * panel_columns + i % (panel_columns / 4) * 4;
-    if (j >= rows) continue;
-    float4 v{0, 0, 0, 0};
-    if (wide && c + 4 <= rows) {
-      v = *reinterpret_cast<float4 const*>(f.row(j) + c);
+  int const quad = int(threadIdx.x);
+  int const c = 4 * quad;
+  for (int j = int(threadIdx.y); j < padded; j += tile_warps) {
+    if (c >= (j / panel_columns + 1) * panel_columns) continue;
+    float* const to = t.row(j, quad / 4) + c % panel_columns;
+    if (wide && j < rows && c + 4 <= rows) {
+      __pipeline_memcpy_async(to, f.row(j) + c, 16);
     } else {
-      if (c < rows) v.x = f(j, c);
-      if (c + 1 < rows) v.y = f(j, c + 1);
-      if (c + 2 < rows) v.z = f(j, c + 2);
-      if (c + 3 < rows) v.w = f(j, c + 3);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) to[i] = j < rows && c + i < rows ? f(j, c + i) : 0.0f;
     }
-    reinterpret_cast<float4*>(t.values)[i] = v;
   }
+  __pipeline_commit();
 }
+
+__device__ inline void wait_for_triangle() { __pipeline_wait_prior(0); }
 
 /// x_j += Sign · Σ_{i in panel} F_ji·e_i for all columns j after the panel, shared out to the warps.
 template <int Sign>
-__device__ inline void feed_forward(triangle_tile& f, output_tile const& e, output_tile& x, int panel, int rows) {
+__device__ inline void feed_forward(triangle_tile& f, output_tile const& e, output_tile& x, int panel, int padded) {
   int const lane = int(threadIdx.x);
   int const first = panel * panel_columns;
-  if (first + panel_columns >= rows) return;
+  if (first + panel_columns >= padded) return;
   float v[panel_columns];
 #pragma unroll
   for (int i = 0; i < panel_columns; ++i) v[i] = Sign * e[first + i][lane];
-#pragma unroll 2
-  for (int j = first + panel_columns + int(threadIdx.y); j < rows; j += tile_warps) {
+#pragma unroll 4
+  for (int j = first + panel_columns + int(threadIdx.y); j < padded; j += tile_warps) {
     auto const* const weights = reinterpret_cast<float4 const*>(f.row(j, panel));
     float even = x[j][lane];
     float odd = 0;
@@ -87,26 +86,41 @@ __device__ inline void feed_forward(triangle_tile& f, output_tile const& e, outp
   }
 }
 
+/// Row m of the panel's own square of F.
+struct panel_row {
+  float4 quads[panel_columns / 4];
+  __device__ panel_row(triangle_tile& f, int first, int m, int panel) {
+    auto const* const from = reinterpret_cast<float4 const*>(f.row(first + m, panel));
+#pragma unroll
+    for (int i = 0; i < panel_columns / 4; ++i)
+      if (4 * i < m) quads[i] = from[i];
+  }
+  __device__ float operator[](int k) const {
+    float4 const& q = quads[k / 4];
+    return k % 4 == 0 ? q.x : k % 4 == 1 ? q.y : k % 4 == 2 ? q.z : q.w;
+  }
+};
+
 /// x ← F⁻¹·x in shared memory.
-__device__ inline void substitute(triangle_tile& f, output_tile& x, int rows) {
+__device__ inline void substitute(triangle_tile& f, output_tile& x, int padded) {
   int const lane = int(threadIdx.x);
-  for (int panel = 0; panel * panel_columns < rows; ++panel) {
+  for (int panel = 0; panel * panel_columns < padded; ++panel) {
     int const first = panel * panel_columns;
     if (threadIdx.y == 0) {
       float v[panel_columns];
 #pragma unroll
       for (int k = 0; k < panel_columns; ++k) v[k] = x[first + k][lane];
 #pragma unroll
-      for (int k = 0; k < panel_columns; ++k) {
-        if (first + k < rows) {
+      for (int m = 1; m < panel_columns; ++m) {
+        panel_row const row(f, first, m, panel);
 #pragma unroll
-          for (int m = k + 1; m < panel_columns; ++m) v[m] = fmaf(-f.row(first + m, panel)[k], v[k], v[m]);
-          x[first + k][lane] = v[k];
-        }
+        for (int k = 0; k < m; ++k) v[m] = fmaf(-row[k], v[k], v[m]);
       }
+#pragma unroll
+      for (int k = 0; k < panel_columns; ++k) x[first + k][lane] = v[k];
     }
     __syncthreads();
-    feed_forward<-1>(f, x, x, panel, rows);
+    feed_forward<-1>(f, x, x, panel, padded);
     __syncthreads();
   }
 }
@@ -129,27 +143,86 @@ __device__ inline float divide(float x, float scale, float reciprocal) {
 /// Shared memory of a block of columns.
 struct column_tile {
   triangle_tile triangle;
-  output_tile updated;     ///< w + correction + what was fed forward so far; after its turn the error against w′
-  output_tile weights;     ///< original weights; after its turn E = W − Q
-  output_tile scales;      ///< of each column
-  output_tile reciprocals;
+  output_tile updated;      ///< w + correction + what was fed forward so far; after its turn the error against w′
+  output_tile weights;      ///< original weights; after its turn E = W − Q
+  output_tile scales;       ///< of each column
+  output_tile reciprocals;  ///< of the scales; before those are known the corrections, for the fit
   std::uint8_t zeros[tile_columns][tile_outputs];
-  std::uint8_t codes[tile_columns][tile_outputs];
+  union {
+    std::uint8_t codes[tile_columns][tile_outputs];
+    fit_scratch fit;
+  };
+  float pivots[tile_columns];
+  float excess[tile_columns];
+  std::int32_t groups[tile_columns];
+  std::int32_t order[tile_columns];
 };
 
-/// Quantizes column j of the lane's output.
+struct quantized_value {
+  float steps, error, missed;  ///< code − zero, w − q, w′ − q
+};
+
+/// `ratio` is w′ / scale.
 template <int Bits>
-__device__ inline void quantize_column(column_tile& t, int j, float updated, bool plain, float& error) {
-  int const lane = int(threadIdx.x);
-  float const scale = t.scales[j][lane];
-  float const zero = float(t.zeros[j][lane]);
-  float const ratio = plain ? updated / scale : divide(updated, scale, t.reciprocals[j][lane]);
+__device__ inline quantized_value quantize_at(float updated, float weight, float ratio, float scale, float zero) {
   float const steps = round_even(min_or_nan(max_or_nan(ratio, -zero), float(max_code<Bits>) - zero));
   float const value = __fmul_rn(scale, steps);
-  error = __fsub_rn(t.weights[j][lane], value);
-  t.weights[j][lane] = error;
-  t.updated[j][lane] = __fsub_rn(updated, value);
-  t.codes[j][lane] = static_cast<std::uint8_t>(steps == steps ? steps + zero : 0.0f);  // NaN shows in the loss
+  return {steps, __fsub_rn(weight, value), __fsub_rn(updated, value)};
+}
+
+__device__ inline void store_column(column_tile& t, int j, quantized_value const& q, float zero) {
+  int const lane = int(threadIdx.x);
+  t.weights[j][lane] = q.error;
+  t.updated[j][lane] = q.missed;
+  t.codes[j][lane] = static_cast<std::uint8_t>(q.steps == q.steps ? q.steps + zero : 0.0f);  // NaN shows in the loss
+}
+
+/// One column after the other with true division, for scales so extreme that their reciprocals are no help.
+template <int Bits>
+__device__ inline void quantize_plainly(column_tile& t, int j) {
+  int const lane = int(threadIdx.x);
+  float const zero = float(t.zeros[j][lane]);
+  float const scale = t.scales[j][lane];
+  float const u = t.updated[j][lane];
+  store_column(t, j, quantize_at<Bits>(u, t.weights[j][lane], u / scale, scale, zero), zero);
+}
+
+/// Columns [first, first + 16): the serial part. Everything is read before, and what column m gets from the columns
+/// before m − 1 is summed while that one is being quantized.
+template <int Bits>
+__device__ inline void quantize_panel(column_tile& t, int panel) {
+  int const lane = int(threadIdx.x);
+  int const first = panel * panel_columns;
+  float v[panel_columns], w[panel_columns], s[panel_columns], r[panel_columns], z[panel_columns];
+#pragma unroll
+  for (int k = 0; k < panel_columns; ++k) {
+    v[k] = t.updated[first + k][lane];
+    w[k] = t.weights[first + k][lane];
+    s[k] = t.scales[first + k][lane];
+    r[k] = t.reciprocals[first + k][lane];
+    z[k] = float(t.zeros[first + k][lane]);
+  }
+#pragma unroll
+  for (int m = 0; m < panel_columns; ++m) {
+    float const ratio = divide(v[m], s[m], r[m]);
+    if (m + 1 < panel_columns) {
+      panel_row const row(t.triangle, first, m + 1, panel);
+#pragma unroll
+      for (int k = 0; k < m; ++k) v[m + 1] = fmaf(row[k], w[k], v[m + 1]);
+      quantized_value const q = quantize_at<Bits>(v[m], w[m], ratio, s[m], z[m]);
+      w[m] = q.error;
+      v[m] = q.missed;
+      s[m] = q.steps;
+      v[m + 1] = fmaf(row[m], w[m], v[m + 1]);
+    } else {
+      quantized_value const q = quantize_at<Bits>(v[m], w[m], ratio, s[m], z[m]);
+      w[m] = q.error;
+      v[m] = q.missed;
+      s[m] = q.steps;
+    }
+  }
+#pragma unroll
+  for (int k = 0; k < panel_columns; ++k) store_column(t, first + k, {s[k], w[k], v[k]}, z[k]);
 }
 
 /// The arguments of a launch, without the template parameters of the concept.
@@ -159,83 +232,131 @@ struct column_arguments {
   float const* excess;
   std::int32_t const* groups;
   std::int32_t const* order;
-  device_view<float const> scales;
-  device_view<std::uint8_t const> zeros;
+  device_view<float> scales;
+  device_view<std::uint8_t> zeros;
   device_view<float> weights;
   device_view<std::uint8_t> codes;
   device_view<double> losses;
 };
 
-template <int Bits, bool Feedback>
-__global__ void __launch_bounds__(256, 2) quantize_block_kernel(column_arguments a) {
+/// How the grids of a block come about: they are there; or they are found here from groups of `size` columns as they
+/// are before any is quantized.
+enum class grid_source : unsigned char { given, fit_sym, fit_asym };
+
+struct fit_arguments {
+  grid_options options;
+  int size = 0;
+};
+
+template <int Bits, bool Feedback, grid_source Source>
+__global__ void __launch_bounds__(256, 2) quantize_block_kernel(column_arguments a, fit_arguments fit) {
+  constexpr bool fits = Source != grid_source::given;
   extern __shared__ __align__(16) unsigned char shared[];
   column_tile& t = *reinterpret_cast<column_tile*>(shared);
   int const lane = int(threadIdx.x);
   int const warp = int(threadIdx.y);
+  int const thread = warp * 32 + lane;
   int const rows = int(a.weights.rows);
+  int const padded = (rows + panel_columns - 1) / panel_columns * panel_columns;
   index_t const n = index_t(blockIdx.x) * tile_outputs + lane;
   bool const inside = n < a.weights.cols;
 
-  bool extreme = false;  // scales whose reciprocal is no help
-#pragma unroll 4
-  for (int j = warp; j < rows; j += tile_warps) {
-    index_t const g = a.groups[j];
-    float const w = inside ? a.weights(j, n) : 0.0f;
-    float const scale = inside ? a.scales(g, n) : 1.0f;
+  if constexpr (Feedback) load_triangle(t.triangle, a.feedback);
+  if (thread < rows) {
+    t.groups[thread] = a.groups[thread];
+    t.order[thread] = a.order[thread];
+    t.pivots[thread] = Feedback ? a.pivots[thread] : 1.0f;
+    t.excess[thread] = Feedback ? a.excess[thread] : 0.0f;
+  }
+#pragma unroll 8
+  for (int j = warp; j < padded; j += tile_warps) {
+    bool const there = inside && j < rows;
+    float const w = there ? a.weights(j, n) : 0.0f;
+    float const c = there ? a.correction(j, n) : 0.0f;
     t.weights[j][lane] = w;
-    t.updated[j][lane] = inside ? a.correction(j, n) + w : 0.0f;
+    t.updated[j][lane] = c + w;
+    if constexpr (fits) t.reciprocals[j][lane] = c;
+  }
+  if constexpr (Feedback) wait_for_triangle();
+  __syncthreads();
+
+  if constexpr (fits) {
+    if constexpr (Feedback) substitute(t.triangle, t.reciprocals, padded);
+    for (int first = 0; first < rows; first += fit.size) {
+      int const count = first + fit.size < rows ? fit.size : rows - first;
+      auto const g = fit_values<Bits, Source == grid_source::fit_sym>(
+          [&](int j) { return t.reciprocals[first + j][lane] + t.weights[first + j][lane]; }, count, fit.options,
+          t.fit);
+      for (int j = first + warp; j < first + count; j += tile_warps) {
+        t.scales[j][lane] = g.scale;
+        t.zeros[j][lane] = static_cast<std::uint8_t>(g.zero);
+      }
+      if (warp == 0 && inside) {
+        a.scales(t.groups[first], n) = g.scale;
+        a.zeros(t.groups[first], n) = static_cast<std::uint8_t>(g.zero);
+      }
+    }
+    __syncthreads();
+  }
+  bool extreme = false;  // scales whose reciprocal is no help
+#pragma unroll 8
+  for (int j = warp; j < padded; j += tile_warps) {
+    bool const there = inside && j < rows;
+    float scale = 1;
+    if constexpr (fits) {
+      if (j < rows) scale = t.scales[j][lane];
+    } else {
+      scale = there ? a.scales(t.groups[j], n) : 1.0f;
+      t.zeros[j][lane] = there ? a.zeros(t.groups[j], n) : std::uint8_t(0);
+    }
+    if (fits && j >= rows) t.zeros[j][lane] = 0;
     t.scales[j][lane] = scale;
     t.reciprocals[j][lane] = 1.0f / scale;
-    t.zeros[j][lane] = inside ? a.zeros(g, n) : std::uint8_t(0);
     extreme |= !(scale > 1e-30f && scale < 1e30f);
   }
-  if constexpr (Feedback) load_triangle(t.triangle, a.feedback);
   bool const plain = __syncthreads_or(extreme);
 
   if constexpr (Feedback) {
-    for (int panel = 0; panel * panel_columns < rows; ++panel) {
+    for (int panel = 0; panel * panel_columns < padded; ++panel) {
       int const first = panel * panel_columns;
       if (warp == 0) {
-        float v[panel_columns];
-#pragma unroll
-        for (int k = 0; k < panel_columns; ++k) v[k] = t.updated[first + k][lane];
-#pragma unroll
-        for (int k = 0; k < panel_columns; ++k) {
-          if (first + k < rows) {
-            float error;
-            quantize_column<Bits>(t, first + k, v[k], plain, error);
-#pragma unroll
-            for (int m = k + 1; m < panel_columns; ++m)
-              v[m] = fmaf(t.triangle.row(first + m, panel)[k], error, v[m]);
+        if (!plain) {
+          quantize_panel<Bits>(t, panel);
+        } else {
+#pragma unroll 1
+          for (int m = 0; m < panel_columns; ++m) {
+            quantize_plainly<Bits>(t, first + m);
+#pragma unroll 1
+            for (int k = m + 1; k < panel_columns; ++k)
+              t.updated[first + k][lane] += t.triangle.row(first + k, panel)[m] * t.weights[first + m][lane];
           }
         }
       }
       __syncthreads();
-      feed_forward<1>(t.triangle, t.weights, t.updated, panel, rows);
+      feed_forward<1>(t.triangle, t.weights, t.updated, panel, padded);
       __syncthreads();
     }
   } else {
-    for (int j = warp; j < rows; j += tile_warps) {
-      float error;
-      quantize_column<Bits>(t, j, t.updated[j][lane], plain, error);
-    }
+#pragma unroll 1
+    for (int j = warp; j < rows; j += tile_warps) quantize_plainly<Bits>(t, j);
     __syncthreads();
   }
 
   double damped = 0;
   double damping = 0;
+#pragma unroll 4
   for (int j = warp; j < rows; j += tile_warps) {
     float const error = t.weights[j][lane];
-    float const scaled = t.updated[j][lane] * (Feedback ? a.pivots[j] : 1.0f);
-    float const lifted = Feedback ? a.excess[j] * error : 0.0f;
+    float const scaled = t.updated[j][lane] * t.pivots[j];
+    float const lifted = t.excess[j] * error;
     damped += double(scaled) * double(scaled);
     damping += double(lifted) * double(lifted);
     if (inside) {
       a.weights(j, n) = error;
-      a.codes(a.order[j], n) = t.codes[j][lane];
+      a.codes(t.order[j], n) = t.codes[j][lane];
     }
   }
-  __syncthreads();  // scales are not needed any more: their place serves the sums
+  // Scales are not needed any more: their place serves the sums.
   auto& scratch = *reinterpret_cast<double(*)[tile_warps][32]>(&t.scales[0][0]);
   damped = sum_over_warps(damped, scratch);
   damping = sum_over_warps(damping, scratch);
@@ -245,14 +366,15 @@ __global__ void __launch_bounds__(256, 2) quantize_block_kernel(column_arguments
   }
 }
 
-template <int Bits>
-void quantize_tile(cuda_context const& c, column_arguments const& a) {
+template <int Bits, grid_source Source = grid_source::given>
+void quantize_tile(cuda_context const& c, column_arguments const& a, fit_arguments const& fit = {}) {
   unsigned const blocks = unsigned(pieces_of(a.weights.cols, tile_outputs));
   if (blocks == 0 || a.weights.rows == 0) return;
-  auto const kernel = a.feedback.data ? quantize_block_kernel<Bits, true> : quantize_block_kernel<Bits, false>;
+  auto const kernel =
+      a.feedback.data ? quantize_block_kernel<Bits, true, Source> : quantize_block_kernel<Bits, false, Source>;
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(sizeof(column_tile))),
         "cudaFuncSetAttribute");
-  kernel<<<blocks, dim3(32, tile_warps), sizeof(column_tile), c.stream()>>>(a);
+  kernel<<<blocks, dim3(32, tile_warps), sizeof(column_tile), c.stream()>>>(a, fit);
   check_launch("quantize_block_kernel");
 }
 
@@ -267,13 +389,15 @@ __global__ void __launch_bounds__(256) solve_unit_lower_kernel(device_view<float
   tiles& t = *reinterpret_cast<tiles*>(shared);
   int const lane = int(threadIdx.x);
   int const rows = int(x.rows);
+  int const padded = (rows + panel_columns - 1) / panel_columns * panel_columns;
   index_t const n = index_t(blockIdx.x) * tile_outputs + lane;
   bool const inside = n < x.cols;
-#pragma unroll 4
-  for (int j = int(threadIdx.y); j < rows; j += Warps) t.x[j][lane] = inside ? x(j, n) : 0.0f;
   load_triangle(t.triangle, f);
+#pragma unroll 8
+  for (int j = int(threadIdx.y); j < padded; j += Warps) t.x[j][lane] = inside && j < rows ? x(j, n) : 0.0f;
+  wait_for_triangle();
   __syncthreads();
-  substitute(t.triangle, t.x, rows);
+  substitute(t.triangle, t.x, padded);
   if (inside)
     for (int j = int(threadIdx.y); j < rows; j += Warps) x(j, n) = t.x[j][lane];
 }

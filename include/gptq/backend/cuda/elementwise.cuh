@@ -38,7 +38,9 @@ template <class T>
 struct add_element {
   device_view<T const> x;
   device_view<T> y;
-  __device__ void operator()(index_t r, index_t c) const { y(r, c) += x(r, c); }
+  __device__ void operator()(index_t r, index_t c) const {
+    y(r, c) = from_float<T>(to_float(y(r, c)) + to_float(x(r, c)));
+  }
 };
 
 template <class From, class To>
@@ -68,10 +70,10 @@ void copy_matrix(cuda_context const& c, device_view<T const> from, device_view<T
     check(cudaMemcpyAsync(to.data, from.data, width * std::size_t(from.rows), cudaMemcpyDeviceToDevice, c.stream()),
           "cudaMemcpyAsync");
   else
-    check(cudaMemcpy2DAsync(to.data, std::size_t(to.stride) * sizeof(T), from.data,
-                            std::size_t(from.stride) * sizeof(T), width, std::size_t(from.rows),
-                            cudaMemcpyDeviceToDevice, c.stream()),
-          "cudaMemcpy2DAsync");
+    check(
+        cudaMemcpy2DAsync(to.data, std::size_t(to.stride) * sizeof(T), from.data, std::size_t(from.stride) * sizeof(T),
+                          width, std::size_t(from.rows), cudaMemcpyDeviceToDevice, c.stream()),
+        "cudaMemcpy2DAsync");
 }
 
 /// The bits of a word that are all ones where the element in it (or one of two) is NaN or Inf.
@@ -112,11 +114,10 @@ bool all_finite(cuda_context const& c, device_view<T const> x) {
   constexpr index_t per_load = 16 / sizeof(T);
   if (x.stride == x.cols) {  // one long row, cut into equal ones where that is easy
     index_t const n = x.size();
-    x = n % (per_load * 1024) == 0 ? device_view<T const>(x.data, n / (per_load * 1024), per_load * 1024)
-                                   : x;
+    x = n % (per_load * 1024) == 0 ? device_view<T const>(x.data, n / (per_load * 1024), per_load * 1024) : x;
   }
-  bool const wide = reinterpret_cast<std::uintptr_t>(x.data) % 16 == 0 && x.stride % per_load == 0 &&
-                    x.cols % per_load == 0;
+  bool const wide =
+      reinterpret_cast<std::uintptr_t>(x.data) % 16 == 0 && x.stride % per_load == 0 && x.cols % per_load == 0;
   index_t const columns = pieces_of(wide ? x.cols / per_load : x.cols, 256);
   unsigned const bx = unsigned(columns < 16 ? columns : 16);
   dim3 const grid(bx, unsigned((std::min)(x.rows, index_t(4096 / bx))));

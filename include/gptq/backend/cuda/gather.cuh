@@ -13,9 +13,9 @@ namespace detail {
 /// out(p, r) = scale·gram(π(K−1−p), π(K−1−r)) below the diagonal, `diagonal` reversed on it. In natural order a row of
 /// `out` is a column of `gram`: threads run along p for the reads and along r for the writes.
 template <int Warps>
-__global__ void __launch_bounds__(256) gather_hessian_kernel(device_view<float const> gram, std::int32_t const* order,
-                                                             double scale, float const* diagonal,
-                                                             device_view<float> out) {
+__global__ void __launch_bounds__(256)
+    gather_hessian_kernel(device_view<float const> gram, std::int32_t const* order, double scale, float const* diagonal,
+                          device_view<float> out) {
   __shared__ float tile[32][33];
   index_t const n = gram.rows;
   index_t const first_row = index_t(blockIdx.y) * 32;

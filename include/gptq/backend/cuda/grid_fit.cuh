@@ -102,8 +102,8 @@ __device__ grid<float> fit_values(Values x, int rows, grid_options const& option
 }
 
 template <int Bits, bool Sym>
-__global__ void __launch_bounds__(256) fit_grid_kernel(device_view<float const> values, grid_options options,
-                                                       float* scales, std::uint8_t* zeros) {
+__global__ void __launch_bounds__(256)
+    fit_grid_kernel(device_view<float const> values, grid_options options, float* scales, std::uint8_t* zeros) {
   constexpr int kept = 128;
   __shared__ fit_scratch scratch;
   __shared__ float tile[kept][32];
@@ -129,8 +129,8 @@ template <int Bits, bool Sym>
 void fit_grid(cuda_context const& c, device_view<float const> values, grid_options const& options,
               device_view<float> scales, device_view<std::uint8_t> zeros) {
   if (values.cols == 0) return;
-  fit_grid_kernel<Bits, Sym><<<unsigned(pieces_of(values.cols, 32)), dim3(32, 8), 0, c.stream()>>>(
-      values, options, scales.data, zeros.data);
+  fit_grid_kernel<Bits, Sym>
+      <<<unsigned(pieces_of(values.cols, 32)), dim3(32, 8), 0, c.stream()>>>(values, options, scales.data, zeros.data);
   check_launch("fit_grid_kernel");
 }
 

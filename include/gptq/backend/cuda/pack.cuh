@@ -40,8 +40,8 @@ struct pack_rows_element {
   device_view<std::uint8_t const> codes;
   device_view<std::int32_t> words;
   __device__ void operator()(index_t w, index_t n) const {
-    words(w, n) = static_cast<std::int32_t>(
-        word_of<Bits>(w, codes.rows, [&](index_t k) { return std::uint32_t(codes(k, n)); }));
+    words(w, n) =
+        static_cast<std::int32_t>(word_of<Bits>(w, codes.rows, [&](index_t k) { return std::uint32_t(codes(k, n)); }));
   }
 };
 
@@ -86,10 +86,9 @@ struct unpack_rows_element {
 
 /// out(n, k) = scale·(code − zero), transposed through shared memory; scales rounded to float16 as a file holds them.
 template <class T, bool Round>
-__global__ void __launch_bounds__(256) dequantize_kernel(device_view<std::uint8_t const> codes,
-                                                         device_view<float const> scales,
-                                                         device_view<std::uint8_t const> zeros,
-                                                         std::int32_t const* groups, device_view<T> out) {
+__global__ void __launch_bounds__(256)
+    dequantize_kernel(device_view<std::uint8_t const> codes, device_view<float const> scales,
+                      device_view<std::uint8_t const> zeros, std::int32_t const* groups, device_view<T> out) {
   __shared__ float tile[32][33];
   index_t const first_k = index_t(blockIdx.x) * 32;
   for (index_t first_n = index_t(blockIdx.y) * 32; first_n < out.rows; first_n += index_t(gridDim.y) * 32) {

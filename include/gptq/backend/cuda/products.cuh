@@ -14,7 +14,7 @@ inline namespace v0 {
 namespace detail {
 
 template <class T>
-inline constexpr cudaDataType_t blas_type = std::is_same_v<T, float>    ? CUDA_R_32F
+inline constexpr cudaDataType_t blas_type = std::is_same_v<T, float>     ? CUDA_R_32F
                                             : std::is_same_v<T, float16> ? CUDA_R_16F
                                                                          : CUDA_R_16BF;
 
@@ -50,8 +50,8 @@ struct split_element {
 };
 
 /// y += alpha·a·x with 16 bits of each factor and fp32 sums; not for factors near the ends of the range of bf16.
-inline void multiply_bf16x3(cuda_context const& c, float alpha, device_view<float const> a,
-                            device_view<float const> x, device_view<float> y) {
+inline void multiply_bf16x3(cuda_context const& c, float alpha, device_view<float const> a, device_view<float const> x,
+                            device_view<float> y) {
   auto const even = [](index_t n) { return (n + 7) / 8 * 8; };  // rows that tensor cores like
   auto left = c.make<bfloat16>(a.rows, even(3 * a.cols));
   auto right = c.make<bfloat16>(3 * x.rows, even(x.cols));
@@ -80,7 +80,9 @@ struct gram_plan {
   int panels = 8;
   int lanes = 1;
 };
-inline gram_plan plan_gram(index_t n) { return n >= 8192 ? gram_plan{8, 1} : n >= 2048 ? gram_plan{7, 4} : gram_plan{1, 1}; }
+inline gram_plan plan_gram(index_t n) {
+  return n >= 8192 ? gram_plan{16, 1} : n >= 4000 ? gram_plan{4, 1} : n >= 1536 ? gram_plan{5, 4} : gram_plan{1, 1};
+}
 
 /// Lower triangle of gram += xᵀ·x by panels of rows; 16-bit inputs meet fp32 sums, fp32 inputs stay in fp32 throughout.
 /// (The last rows of a panel get a little more than their triangle: what lies above the diagonal is unspecified.)
@@ -95,8 +97,8 @@ void add_gram(cuda_context& c, device_view<T const> x, device_view<float> gram, 
     index_t const rows = (std::min)(width, n - first);
     float const one = 1;
     check(cublasGemmEx(blas, CUBLAS_OP_N, CUBLAS_OP_T, int(first + rows), int(rows), int(x.rows), &one, x.data,
-                       blas_type<T>, int(x.stride), x.data + first, blas_type<T>, int(x.stride), &one,
-                       gram.row(first), CUDA_R_32F, int(gram.stride), CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT),
+                       blas_type<T>, int(x.stride), x.data + first, blas_type<T>, int(x.stride), &one, gram.row(first),
+                       CUDA_R_32F, int(gram.stride), CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT),
           "cublasGemmEx");
   });
 }

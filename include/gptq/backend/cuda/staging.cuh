@@ -86,7 +86,8 @@ class staging {
           f(r, std::size_t(1), c, width - c < half_bytes ? width - c : half_bytes);
       return;
     }
-    for (std::size_t r = 0; r < rows; r += at_once) f(r, rows - r < at_once ? rows - r : at_once, std::size_t(0), width);
+    for (std::size_t r = 0; r < rows; r += at_once)
+      f(r, rows - r < at_once ? rows - r : at_once, std::size_t(0), width);
   }
 
   static void copy(void const* from, std::size_t from_pitch, void* to, std::size_t to_pitch, std::size_t bytes,

@@ -28,8 +28,8 @@ void update_columns(matrix_view<S> a, index_t first, index_t last, index_t begin
     auto const [i, j] = tiles[static_cast<std::size_t>(t)];
     index_t const ni = (std::min)(edge, n - i);
     index_t const nj = (std::min)(edge, last - j);
-    eigen(a.block(i, j, ni, nj)).noalias() -=
-        eigen(a.block(i, begin, ni, count)) * eigen(a.block(j, begin, nj, count)).transpose();
+    add_product<false, true, S>(S(-1), a.block(i, begin, ni, count), a.block(j, begin, nj, count),
+                                a.block(i, j, ni, nj));
   });
 }
 
@@ -45,11 +45,14 @@ bool factor_panel(matrix_view<S> a, index_t k, index_t width) {
   diagonal.template triangularView<Eigen::Lower>() = block;
   eigen_matrix<S> inverse = eigen_matrix<S>::Identity(width, width);
   block.template triangularView<Eigen::Lower>().solveInPlace(inverse);
+  matrix_view<S const> const divisor(inverse.data(), width, width);
   index_t const below = k + width;
   parallel_pieces(a.rows - below, 256, [&](index_t first, index_t count) {
-    auto rows = eigen(a.block(below + first, k, count, width));
-    eigen_matrix<S> const old = rows;
-    rows.noalias() = old * inverse.transpose();
+    matrix_view<S> const rows = a.block(below + first, k, count, width);
+    matrix<S> old(count, width);
+    convert<S, S>(rows, old.view());
+    eigen(rows).setZero();
+    add_product<false, true, S>(S(1), old.view(), divisor, rows);
   });
   return true;
 }

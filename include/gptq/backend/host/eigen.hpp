@@ -23,6 +23,18 @@ auto eigen(matrix_view<T> v) {
                                                                     Eigen::OuterStride<>(v.stride));
 }
 
+/// c += alpha·op(a)·op(b). Every product of the host backend is one of these: each further form of Eigen expression
+/// costs a program two seconds of compile time.
+template <bool TransposeA, bool TransposeB, class S>
+void add_product(S alpha, matrix_view<S const> a, matrix_view<S const> b, matrix_view<S> c) {
+  if constexpr (TransposeA)
+    eigen(c).noalias() += alpha * (eigen(a).transpose() * eigen(b));
+  else if constexpr (TransposeB)
+    eigen(c).noalias() += alpha * (eigen(a) * eigen(b).transpose());
+  else
+    eigen(c).noalias() += alpha * (eigen(a) * eigen(b));
+}
+
 }  // namespace detail
 }  // namespace v0
 }  // namespace gptq

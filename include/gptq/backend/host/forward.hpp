@@ -150,19 +150,11 @@ class basic_host_forward {
     index_t const parts = y.rows < 64 * threads ? 1 : y.rows < 1024 * threads ? threads : 2 * threads;
     detail::parallel_pieces(y.rows, std::max((y.rows + parts - 1) / parts, index_t(1)),
                             [&](index_t first, index_t count) {
-                              auto slab = detail::eigen(y.row_range(first, count));
-                              auto const inputs = detail::eigen(x.row_range(first, count));
-                              if (bias.data) {
-                                auto const b = detail::eigen(bias).row(0);
-                                if constexpr (Add)
-                                  slab.rowwise() += b;
-                                else
-                                  slab.rowwise() = b;
-                              }
-                              if (Add || bias.data)
-                                slab.noalias() += inputs * detail::eigen(w).transpose();
-                              else
-                                slab.noalias() = inputs * detail::eigen(w).transpose();
+                              view const slab = y.row_range(first, count);
+                              auto out = detail::eigen(slab);
+                              if (!Add) out.setZero();
+                              if (bias.data) out.rowwise() += detail::eigen(bias).row(0);
+                              detail::add_product<false, true, T>(T(1), x.row_range(first, count), w, slab);
                             });
   }
 

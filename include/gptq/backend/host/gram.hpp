@@ -35,10 +35,10 @@ void add_gram_native(matrix_view<S const> x, matrix_view<S> gram) {
   for_each_lower_tile((in + edge - 1) / edge, [&](index_t ti, index_t tj) {
     index_t const i = ti * edge, ni = (std::min)(edge, in - i);
     index_t const j = tj * edge, nj = (std::min)(edge, in - j);
-    auto target = eigen(gram.block(i, j, ni, nj));
+    auto const target = gram.block(i, j, ni, nj);
     for (index_t t = 0; t < x.rows; t += tokens_at_once) {
       index_t const nt = (std::min)(tokens_at_once, x.rows - t);
-      target.noalias() += eigen(x.block(t, i, nt, ni)).transpose() * eigen(x.block(t, j, nt, nj));
+      add_product<true, false, S>(S(1), x.block(t, i, nt, ni), x.block(t, j, nt, nj), target);
     }
   });
 }
