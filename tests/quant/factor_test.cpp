@@ -190,9 +190,9 @@ TEST_CASE("ladder: each repair is in the report") {
       for (std::size_t j = 0; j < 64; ++j) g[i][j] = i == j ? 1.0 + 4e-7 : 1.0;
     auto h = hessian_of(b, g, 100);
     auto const r = gptq::factorize(b, h, spec, {.damp_percent = 0}).report;
-    CHECK(r.status >= outcome::factor_fp64);
     CHECK(r.status <= outcome::damp_raised);
-    CHECK(r.factor_fp64);
+    CHECK(r.factor_fp64 == (r.status >= outcome::factor_fp64));  // a backend may get through in its own precision
+    if (backend::space == gptq::memory_space::host) CHECK(r.factor_fp64);
   }
   SECTION("slightly indefinite: more damping") {
     test::table g = test::zeros(64, 64);

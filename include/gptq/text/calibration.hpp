@@ -12,6 +12,7 @@
 #include <filesystem>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 namespace gptq {
@@ -49,7 +50,9 @@ calibration_set read_windows(std::filesystem::path const& file, Tokenizer const&
   index_t begin = 0;
   for (; !set.full() && total - begin >= options.sequence_length; begin += options.sequence_length) {
     auto const first = ids.begin() + begin;
-    set.add(std::vector<std::int32_t>(first, first + options.sequence_length), options.sequence_length);
+    std::vector<std::int32_t> sample;  // g++ 12 warns without cause of a vector constructed from the range
+    sample.assign(first, first + options.sequence_length);
+    set.add(std::move(sample), options.sequence_length);
   }
   if (set.samples.empty())
     throw format_error(file.string() + ": " + std::to_string(total) + " tokens, fewer than one window of " +

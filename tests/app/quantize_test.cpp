@@ -1,0 +1,282 @@
+// From a model folder to a checkpoint and a report.
+#include "app/app.hpp"
+#include "app/model_copy.hpp"
+
+#include <gptq/core/float16.hpp>
+
+#include <fstream>
+#include <set>
+
+namespace {
+
+using test::model_copy;
+using test::run_well;
+using test::tensor_file;
+
+/// Runs quantize with --report and returns the report.
+gptq::json quantize(model_copy const& m, std::vector<std::string> more = {}) {
+  auto const file = m.results() / "report.json";
+  more.insert(more.end(), {"--report", file.string()});
+  run_well(m.small_run(more));
+  return gptq::read_json(file);
+}
+
+gptq::json perplexity(std::filesystem::path const& model, std::filesystem::path const& reference) {
+  return gptq::parse_json(run_well({"perplexity", model.string(), "--reference", reference.string(), "--text",
+                                    (test::bundled_model() / "evaluation.txt").string(), "--max-tokens", "4096",
+                                    "--json"})
+                              .out,
+                          "stdout");
+}
+
+}  // namespace
+
+TEST_CASE("quantize writes a complete folder and nothing else", "[app]") {
+  model_copy const m;
+  auto const before = m.contents();
+  auto const r = run_well(m.small_run());
+  CHECK_THAT(r.err, test::contains("block 1 of 4") && test::contains("block 4 of 4"));
+  CHECK_THAT(r.out, test::contains("mean of down") && test::contains("28 ok"));
+  CHECK(m.contents() == before);
+  CHECK(test::names_in(m.results()) == std::vector<std::string>{"out"});
+  CHECK(test::names_in(m.output()) == std::vector<std::string>{"chat_template.jinja", "config.json",
+                                                               "generation_config.json", "model.safetensors",
+                                                               "quantize_config.json", "tokenizer.json",
+                                                               "tokenizer_config.json"});
+  for (char const* const name : {"chat_template.jinja", "generation_config.json", "tokenizer.json",
+                                 "tokenizer_config.json"}) {
+    INFO(name);
+    CHECK(test::file_text(m.output() / name) == test::file_text(m.model() / name));
+  }
+  CHECK(test::run_app({"inspect", m.output().string()}).code == 0);
+}
+
+TEST_CASE("config.json keeps its keys in their order and gains the settings, which quantize_config.json repeats",
+          "[app]") {
+  model_copy const m;
+  run_well(m.small_run());
+  gptq::json config = gptq::read_json(m.output() / "config.json");
+  gptq::json const settings = config.at("quantization_config");
+  CHECK(settings.dump() == gptq::read_json(m.output() / "quantize_config.json").dump());
+  CHECK(settings.at("quant_method") == "gptq");
+  CHECK(settings.at("bits") == 4);
+  CHECK(settings.at("group_size") == 128);
+  CHECK(settings.at("sym") == true);
+  CHECK(settings.at("desc_act") == false);
+  CHECK(settings.at("checkpoint_format") == "gptq");
+  CHECK(settings.at("damp_percent").dump() == "0.01");
+  config.erase("quantization_config");
+  CHECK(config.dump() == gptq::read_json(m.model() / "config.json").dump());
+}
+
+TEST_CASE("tensors that are not quantized are copied bit for bit, biases become float16", "[app]") {
+  model_copy const m;
+  run_well(m.small_run());
+  auto const from = tensor_file::read(m.weights());
+  auto const to = tensor_file::read(m.output() / "model.safetensors");
+  CHECK(to.header.at("__metadata__").at("format") == "pt");
+  for (std::string const name : {"model.embed_tokens.weight", "model.norm.weight",
+                                 "model.layers.2.post_attention_layernorm.weight"}) {
+    INFO(name);
+    CHECK(to.header.at(name).at("dtype") == "BF16");
+    CHECK(to.tensor(name) == from.tensor(name));
+  }
+  std::string const bias = "model.layers.1.self_attn.k_proj.bias";
+  CHECK(to.header.at(bias).at("dtype") == "F16");
+  std::string const wide = from.tensor(bias), narrow = to.tensor(bias);
+  REQUIRE(wide.size() == narrow.size());
+  for (std::size_t i = 0; i < wide.size(); i += 2) {
+    gptq::bfloat16 x;
+    gptq::float16 y;
+    std::memcpy(&x, wide.data() + i, 2);
+    std::memcpy(&y, narrow.data() + i, 2);
+    CHECK(gptq::to_float16(gptq::to_float(x)) == y);
+  }
+  CHECK_FALSE(to.header.contains("model.layers.0.mlp.down_proj.weight"));
+  CHECK(to.header.at("model.layers.0.mlp.down_proj.qweight").at("shape").dump() == "[48,128]");
+}
+
+TEST_CASE("more bits diverge less from the model", "[app]") {
+  double last = 1e9;
+  for (std::string const bits : {"2", "3", "4", "8"}) {
+    model_copy const m;
+    run_well(m.small_run({"--bits", bits, "--samples", "8"}));
+    auto const e = perplexity(m.output(), m.model());
+    INFO(bits << " bits: " << e.dump());
+    CHECK(e.at("kl").get<double>() < 0.5 * last);
+    CHECK(e.at("kl").get<double>() > 0);
+    last = e.at("kl").get<double>();
+  }
+  CHECK(last < 1e-3);
+}
+
+TEST_CASE("the report tells versions, options, calibration, every layer, time and memory", "[app]") {
+  model_copy const m;
+  auto const report = quantize(m, {"--bits", "8"});
+  for (char const* const key : {"versions", "model", "output", "options", "calibration", "linears", "statuses",
+                                "fallbacks", "warnings", "seconds", "memory", "bytes"})
+    CHECK(report.contains(key));
+  CHECK(report.at("versions").contains("gptq"));
+  CHECK(report.at("versions").contains("eigen"));
+  CHECK(report.at("options").at("bits") == 8);
+  CHECK(report.at("options").at("damp_percent").dump() == "0.01");
+  CHECK(report.at("options").at("mse").dump() == "2.4");
+  CHECK(report.at("calibration").at("samples") == 2);
+  CHECK(report.at("calibration").at("tokens") == 400);
+  CHECK(report.at("calibration").at("cut") == 2);
+  CHECK(report.at("warnings").empty());
+  CHECK(report.at("statuses").dump() == R"({"ok":28})");
+
+  REQUIRE(report.at("linears").size() == 28);
+  auto const& down = report.at("linears").at(6);
+  CHECK(down.at("name") == "model.layers.0.mlp.down_proj");
+  CHECK(down.at("N") == 128);
+  CHECK(down.at("K") == 384);
+  CHECK(down.at("tokens") == 400);
+  CHECK(down.at("damp_used").dump() == "0.01");
+  CHECK(down.at("status") == "ok");
+  CHECK(down.at("factor_precision") == "fp32");
+  CHECK(down.at("rel_loss").get<double>() > 0);
+  CHECK(down.at("rel_loss").get<double>() < down.at("rtn_rel_loss").get<double>());
+
+  double parts = 0;
+  for (char const* const activity : {"load", "forward", "gram", "solve", "pack", "write"})
+    parts += report.at("seconds").at(activity).get<double>();
+  CHECK(parts > 0);
+  CHECK(parts <= report.at("seconds").at("total").get<double>());
+  CHECK(report.at("memory").at("peak_anonymous_bytes") > 1'000'000);
+  CHECK(report.at("memory").at("peak_resident_bytes") >= report.at("memory").at("peak_anonymous_bytes"));
+  CHECK(report.at("bytes").at("before") == tensor_file::read(m.weights()).data.size());
+  CHECK(report.at("bytes").at("after") == tensor_file::read(m.output() / "model.safetensors").data.size());
+}
+
+TEST_CASE("the report may go into the output folder, and one that can't be written is refused before work", "[app]") {
+  model_copy const m;
+  m.check_refused({"--report", "not_there"}, {"--report", (m.results() / "not_there" / "r.json").string()}, 1);
+  m.check_refused({"--report", ".json"}, {"--report", (m.results() / "r.html").string()}, 2);
+  m.check_refused({"--report", "folder"}, {"--report", (m.folder() / "f.json").string()}, [&] {
+    std::filesystem::create_directory(m.folder() / "f.json");
+    return 1;
+  }());
+  auto const file = m.output() / "report.json";
+  run_well(m.small_run({"--report", file.string()}));
+  CHECK(gptq::read_json(file).contains("linears"));
+  CHECK(test::names_in(m.results()) == std::vector<std::string>{"out"});
+}
+
+TEST_CASE("an explicit option overrides its preset", "[app]") {
+  model_copy const m;
+  auto const options = quantize(m, {"--preset", "parity"}).at("options");
+  CHECK(options.at("order") == "natural");
+  CHECK(options.at("mse").dump() == "0.0");
+  CHECK(options.at("round_scales") == false);
+  CHECK(options.at("reference_dead") == true);
+  std::filesystem::remove_all(m.output());
+  auto const overridden = quantize(m, {"--preset", "parity", "--mse", "2", "--order", "desc_act", "--damp-percent", "0.05"});
+  CHECK(overridden.at("options").at("order") == "desc_act");
+  CHECK(overridden.at("options").at("mse").dump() == "2.0");
+  CHECK(overridden.at("options").at("damp_percent").dump() == "0.05");
+  CHECK(overridden.at("options").at("round_scales") == false);
+  CHECK(gptq::read_json(m.output() / "quantize_config.json").at("desc_act") == true);
+}
+
+TEST_CASE("a grid without symmetry is written as gptq_v2, or with zero points that gptq can hold", "[app]") {
+  model_copy const m;
+  auto const zeros = [&] {
+    auto const found = gptq::parse_json(run_well({"inspect", m.output().string(), "--json"}).out, "stdout");
+    std::set<int> all;
+    for (auto const& module : found.at("modules"))
+      if (module.at("kind") == "quantized")
+        for (auto const& zero : module.at("zeros")) all.insert(zero.get<int>());
+    return all;
+  };
+  auto const v2 = quantize(m, {"--no-sym", "--bits", "2", "--group-size", "16"});
+  CHECK(v2.at("options").at("format") == "gptq_v2");
+  CHECK(v2.at("options").at("nonzero_zeros") == false);
+  CHECK(gptq::read_json(m.output() / "config.json").at("quantization_config").at("sym") == false);
+  CHECK(*zeros().begin() == 0);
+  std::filesystem::remove_all(m.output());
+  auto const v1 = quantize(m, {"--no-sym", "--bits", "2", "--group-size", "16", "--format", "gptq"});
+  CHECK(v1.at("options").at("format") == "gptq");
+  CHECK(v1.at("options").at("nonzero_zeros") == true);
+  CHECK(*zeros().begin() == 1);
+}
+
+TEST_CASE("--no-true-sequential, --static-groups and --group-size -1 reach the files", "[app]") {
+  model_copy const m;
+  auto const report = quantize(m, {"--no-true-sequential", "--static-groups", "--order", "desc_act", "--group-size", "32"});
+  CHECK(report.at("options").at("true_sequential") == false);
+  auto const settings = gptq::read_json(m.output() / "quantize_config.json");
+  CHECK(settings.at("true_sequential") == false);
+  CHECK(settings.at("static_groups") == true);
+  CHECK(settings.at("desc_act") == false);
+  CHECK(settings.at("group_size") == 32);
+  std::filesystem::remove_all(m.output());
+  CHECK(quantize(m, {"--group-size", "-1"}).at("options").at("group_size") == -1);
+  CHECK(gptq::read_json(m.output() / "quantize_config.json").at("group_size") == -1);
+}
+
+TEST_CASE("--dtype float16 converts what stays in float, and the key", "[app]") {
+  model_copy const m;
+  quantize(m, {"--dtype", "float16"});
+  auto const config = gptq::read_json(m.output() / "config.json");
+  CHECK(config.at("dtype") == "float16");
+  CHECK_FALSE(config.contains("torch_dtype"));
+  auto const file = tensor_file::read(m.output() / "model.safetensors");
+  for (auto const& name : file.names()) {
+    INFO(name);
+    CHECK(file.header.at(name).at("dtype") != "BF16");
+  }
+}
+
+TEST_CASE("--shard-size splits the weights, with the same tensors in them", "[app]") {
+  model_copy const m;
+  run_well(m.small_run());
+  auto const whole = tensor_file::read(m.output() / "model.safetensors");
+  std::filesystem::remove_all(m.output());
+  run_well(m.small_run({"--shard-size", "300KB"}));
+  auto const map = gptq::read_json(m.output() / "model.safetensors.index.json").at("weight_map");
+  CHECK(map.size() == whole.names().size());
+  std::set<std::string> files;
+  for (auto const& item : map.items()) {
+    files.insert(item.value().get<std::string>());
+    CHECK(tensor_file::read(m.output() / item.value().get<std::string>()).tensor(item.key()) ==
+          whole.tensor(item.key()));
+  }
+  CHECK(files.size() == 3);
+  CHECK(test::run_app({"inspect", m.output().string()}).code == 0);
+}
+
+TEST_CASE("one calibration run twice gives the same bytes", "[app]") {
+  model_copy const a, b;
+  run_well(a.small_run());
+  run_well(b.small_run());
+  CHECK(test::file_text(a.output() / "model.safetensors") == test::file_text(b.output() / "model.safetensors"));
+}
+
+TEST_CASE("layers that fall back are listed and end the run with 3, unless allowed", "[app]") {
+  model_copy const m;
+  // All inputs of the first stage are zero: nothing is known about its layers.
+  m.edit_weights([](tensor_file& f) {
+    f.set("model.layers.1.input_layernorm.weight", 0, std::string(256, '\0'));
+  });
+  std::vector<std::string> const report = {"--report", (m.results() / "r.json").string()};
+  auto const r = test::run_app(m.small_run(report));
+  INFO(r.err);
+  CHECK(r.code == 3);
+  CHECK_THAT(r.err, test::contains("model.layers.1.self_attn.q_proj: rtn_no_data") &&
+                        test::contains("model.layers.1.self_attn.v_proj") && test::contains("3 layers fell back"));
+  CHECK(test::run_app({"inspect", m.output().string()}).code == 0);
+  auto const document = gptq::read_json(m.results() / "r.json");
+  CHECK(document.at("fallbacks") == 3);
+  CHECK(document.at("linears").at(7).at("rel_loss").is_null());
+  std::filesystem::remove_all(m.output());
+  CHECK(test::run_app(m.small_run({"--allow-fallback"})).code == 0);
+}
+
+TEST_CASE("fewer tokens than the widest layer has inputs is a warning", "[app]") {
+  model_copy const m;
+  auto const report = quantize(m, {"--samples", "1", "--sequence-length", "100"});
+  CHECK_THAT(report.at("warnings").dump(), test::contains("100 calibration tokens") && test::contains("384"));
+  CHECK(report.at("statuses").contains("few_tokens"));
+}
