@@ -37,7 +37,9 @@ function(gptq_program target)
   target_compile_options(${target} PRIVATE "$<$<COMPILE_LANGUAGE:CXX>:${gptq_warning_flags}>")
   gptq_tune(${target})
   if(GPTQ_SANITIZE)
-    set(flags -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer)
+    # null and object-size: AddressSanitizer sees those accesses too, and they cost a third of the compile time.
+    set(flags -fsanitize=address,undefined -fno-sanitize=null,object-size -fno-sanitize-recover=undefined
+              -fno-omit-frame-pointer)
     target_compile_options(${target} PRIVATE "$<$<COMPILE_LANGUAGE:CXX>:${flags};-D_GLIBCXX_ASSERTIONS>")
     target_link_options(${target} PRIVATE ${flags})
   endif()

@@ -37,6 +37,9 @@ TEST_CASE("the byte alphabet has 256 characters and back") {
   std::string back;
   gptq::text::append_bytes(back, spelled);
   CHECK(back == all);
+  spelled.clear();
+  gptq::text::append_byte_level(spelled, std::string_view("\0 !~\x7f\xa0\xa1\xad\xae\xff", 10));
+  CHECK(spelled == "\u0100\u0120!~\u0121\u0142\u00a1\u0143\u00ae\u00ff");
   std::string odd = "x";
   gptq::text::append_bytes(odd, "a\u8a9e");
   CHECK(odd == "xa\u8a9e");

@@ -44,6 +44,11 @@ TEST_CASE("inverting exchanges matches and gaps") {
   text_pattern const letters(gptq::text::regex::from_oniguruma("[a-z]+", "t"));
   CHECK(cut("ab, cd", letters, split_behavior::removed, true) == words{"ab", "cd"});
   CHECK(cut("ab, cd!", letters, split_behavior::merged_with_next, true) == words{"ab", ", cd", "!"});
+  // Inverted, two gaps may follow one another.
+  text_pattern const dash(std::string("-"));
+  CHECK(cut("a--b", dash, split_behavior::merged_with_next, true) == words{"a-", "-", "b"});
+  CHECK(cut("a--b", dash, split_behavior::merged_with_previous, true) == words{"a", "-", "-b"});
+  CHECK(cut("a--b", dash, split_behavior::contiguous, true) == words{"a", "--", "b"});
 }
 
 TEST_CASE("characters of a kind match one by one") {

@@ -73,6 +73,12 @@ TEST_CASE("the forms agree with utf8proc_map on every code point, alone and betw
   }
 }
 
+TEST_CASE("marks of one kind keep their order in long runs") {
+  std::string text = "q";
+  for (int i = 0; i < 60; ++i) text += i % 3 == 0 ? "\u0323" : i % 7 < 3 ? "\u0300" : "\u0301";
+  CHECK(nfc(text) == by_utf8proc(text, UTF8PROC_COMPOSE));
+}
+
 TEST_CASE("a million combining marks in the wrong order take no quadratic time", "[slow]") {
   std::string text = "e";
   for (int i = 0; i < 500'000; ++i) text += "\u0301\u0323";
