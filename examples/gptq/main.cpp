@@ -42,6 +42,8 @@ int run(int argc, char** argv) {
     return action();
   } catch (CLI::ParseError const& e) {
     if (e.get_exit_code() == 0) return root.exit(e);  // help or version, on stdout
+    if (root.get_subcommands().empty() && argc > 1 && argv[1][0] != '-')
+      return fail(app::usage, std::string(argv[1]) + " is no subcommand" + help_hint(root));
     return fail(app::usage, e.what() + help_hint(root));
   } catch (app::usage_error const& e) {
     return fail(app::usage, e.what() + help_hint(root));

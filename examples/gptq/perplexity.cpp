@@ -13,7 +13,6 @@
 #include <fmt/format.h>
 #include <CLI/CLI.hpp>
 
-#include <cmath>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -74,10 +73,15 @@ int perplexity(perplexity_arguments const& a) {
   gptq::evaluation_options options;
   options.context = a.context;
   options.progress = [&](gptq::index_t done, gptq::index_t all) { progress(done, all); };
-  gptq::evaluation const result = gptq::evaluate(backend, model, ids, options, reference ? &*reference : nullptr);
+  auto const result = [&] {
+    try {
+      return gptq::evaluate(backend, model, ids, options, reference ? &*reference : nullptr);
+    } catch (gptq::numeric_error const& e) {  // of a window, or of a tensor in a file
+      std::string const what = e.what();
+      throw gptq::numeric_error(what.starts_with("evaluate: ") ? a.model + ": " + what : what);
+    }
+  }();
   progress.finish();
-  if (!std::isfinite(result.perplexity) || (result.kl && !std::isfinite(*result.kl)))
-    throw gptq::numeric_error(a.model + ": the perplexity is not finite: the model computes NaN or Inf on this text");
 
   if (a.json)
     fmt::print("{}", gptq::to_text(to_json(a, result, clock.seconds())));

@@ -36,8 +36,11 @@ class report_file {
     if (absolute == target) refuse("is the output folder");
     if (absolute.parent_path() == target) return;
     // The report is to be written there under another name first.
-    gptq::output_file probe(temporary());
-    probe.discard();
+    try {
+      gptq::output_file(temporary()).discard();
+    } catch (gptq::format_error const& e) {
+      throw gptq::format_error(fmt::format("--report: {}", e.what()));
+    }
   }
 
   [[nodiscard]] bool wanted() const { return !file_.empty(); }

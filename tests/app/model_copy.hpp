@@ -105,17 +105,12 @@ class model_copy {
     std::ofstream(weights(), std::ios::binary | std::ios::trunc) << bytes;
   }
 
-  /// Arguments of a small run; `more` are options.
+  /// Arguments of a small run; `more` are options, of which some may replace those of the run.
   [[nodiscard]] std::vector<std::string> small_run(std::vector<std::string> const& more = {}) const {
-    std::vector<std::string> all = {"quantize",
-                                    model().string(),
-                                    output().string(),
-                                    "--calibration",
-                                    (bundled_model() / "calibration.txt").string(),
-                                    "--samples",
-                                    "2",
-                                    "--sequence-length",
-                                    "200"};
+    std::vector<std::string> all = {"quantize", model().string(), output().string(), "--calibration",
+                                    (bundled_model() / "calibration.txt").string()};
+    for (auto const& [option, value] : {std::pair("--samples", "2"), std::pair("--sequence-length", "200")})
+      if (std::find(more.begin(), more.end(), option) == more.end()) all.insert(all.end(), {option, value});
     all.insert(all.end(), more.begin(), more.end());
     return all;
   }

@@ -1,12 +1,10 @@
-/// Decoders on the device: golden logits, attention against plain loops, a model quantized from folder to checkpoint.
+/// Decoders on the device: golden logits, and attention against plain loops.
 #include "support/catch.hpp"
 #include "support/shared.hpp"
-#include "support/temp_dir.hpp"
 
 #include <gptq/backend/cuda/forward.cuh>
 #include <gptq/checkpoint/safetensors.hpp>
 #include <gptq/model/evaluate.hpp>
-#include <gptq/model/pipeline.hpp>
 
 #include <cmath>
 #include <cstdint>
@@ -194,39 +192,4 @@ TEST_CASE("cuda attention: shared heads, windows, soft caps, earlier keys, sampl
     }
   CHECK(attention_error<float>(plain, 256, {0, 3, 10}, {0, 20, 30}) < 1e-5);
   CHECK(attention_error<float>(window, 256, {0, 3, 10}, {0, 20, 30}) < 1e-5);
-}
-
-TEMPLATE_TEST_CASE("cuda pipeline: the bundled model, folder to checkpoint", "", float, bfloat16) {
-  using backend = gptq::basic_cuda_model_backend<TestType>;
-  test::temp_dir const dir;
-  golden const tokens(test::bundled_model() / "golden.safetensors");
-  std::mt19937 random(5);
-  samples calibration = tokens.ids;
-  for (int s = 0; s < 30; ++s) {
-    calibration.emplace_back();
-    for (int i = 0; i < 50 + s; ++i) calibration.back().push_back(static_cast<std::int32_t>(random() % 1024));
-  }
-  backend b;
-  gptq::pipeline_options options;
-  options.spec.group_size = 128;
-  auto const report = gptq::quantize_model(b, test::bundled_model(), dir / "out", calibration, options);
-  CHECK(report.linears.size() == 28);
-  for (auto const& l : report.linears) {
-    CAPTURE(l.name);
-    CHECK(l.report.status <= gptq::outcome::few_tokens);
-    CHECK(l.report.rel_loss > 0);
-    CHECK(l.report.rel_loss < l.report.rel_loss_rtn);
-  }
-  gptq::model_weights const quantized(dir / "out");
-  CHECK(quantized.quantized() != nullptr);
-  gptq::model_weights const original(test::bundled_model());
-  auto const before = original.stage_weight(1, 2);
-  auto const after = quantized.stage_weight(1, 2);
-  double difference = 0, norm = 0;
-  for (index_t i = 0; i < before.size(); ++i) {
-    difference += std::pow(double(before.data()[i]) - double(after.data()[i]), 2);
-    norm += std::pow(double(before.data()[i]), 2);
-  }
-  CHECK(std::sqrt(difference / norm) < 0.2);
-  CHECK(difference > 0);
 }

@@ -15,8 +15,10 @@
 #include <gptq/backend/cuda/products.cuh>
 #include <gptq/core/backend.hpp>
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -45,6 +47,14 @@ class cuda_backend {
   template <class T>
   void upload(matrix_view<T> from, view<std::remove_const_t<T>> to) {
     transfer(from, to, [&](auto... a) { context_->pinned().upload(a..., context_->stream()); });
+  }
+  /// Elements as they lie in a file, at any alignment: rows of `to`, one after the other.
+  template <class T>
+  void upload_bytes(std::span<std::byte const> from, view<T> to) {
+    std::size_t const width = std::size_t(to.cols) * sizeof(T);
+    if (from.size() != width * std::size_t(to.rows)) throw shape_error("upload_bytes: sizes differ");
+    context_->pinned().upload(from.data(), width, to.data, std::size_t(to.stride) * sizeof(T), width,
+                              std::size_t(to.rows), context_->stream());
   }
   template <class T>
   void download(view<T> from, matrix_view<std::remove_const_t<T>> to) {

@@ -13,6 +13,10 @@
 #include <type_traits>
 #include <utility>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 namespace gptq {
 inline namespace v0 {
 
@@ -90,6 +94,8 @@ class matrix {
   struct release {
     void operator()(T* p) const { std::free(p); }
   };
+  static constexpr std::size_t large = std::size_t(8) << 20;
+
   static T* allocate(index_t rows, index_t cols) {
     if (rows < 0 || cols < 0) throw shape_error("matrix: negative size");
     if (rows == 0 || cols == 0) return nullptr;
@@ -97,8 +103,14 @@ class matrix {
     if (__builtin_mul_overflow(static_cast<std::size_t>(rows), static_cast<std::size_t>(cols), &bytes) ||
         __builtin_mul_overflow(bytes, sizeof(T), &bytes) || bytes > static_cast<std::size_t>(PTRDIFF_MAX) - 64)
       throw shape_error("matrix: " + std::to_string(rows) + " x " + std::to_string(cols) + " overflows");
-    void* p = std::aligned_alloc(64, (bytes + 63) / 64 * 64);
+    std::size_t const alignment = bytes >= large ? std::size_t(2) << 20 : 64;
+    std::size_t const whole = (bytes + alignment - 1) / alignment * alignment;
+    void* p = std::aligned_alloc(alignment, whole);
     if (!p) throw std::bad_alloc();
+#if defined(__linux__)
+    if (bytes >= large)
+      ::madvise(p, whole, MADV_HUGEPAGE);  // a wish: small pages of a large matrix cost more than a copy
+#endif
     return static_cast<T*>(p);
   }
 

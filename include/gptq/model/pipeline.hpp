@@ -15,6 +15,7 @@
 #include <array>
 #include <chrono>
 #include <filesystem>
+#include <future>
 #include <string>
 #include <utility>
 #include <vector>
@@ -79,6 +80,7 @@ class model_quantizer {
         quantize_at_once(block, i + 1 < blocks);
       if (options_.true_sequential && i + 1 < blocks) timed("forward", [&] { stream_.advance(block); });
     }
+    timed("write", [&] { finish_writing(); });
     return std::move(report_);
   }
 
@@ -131,16 +133,24 @@ class model_quantizer {
     });
     for (linear_info const& l : weights.linears) {
       linear_record record{l.name, l.rows, l.inputs, solved.report(l.first_row, l.rows)};
-      packed_linear const packed = timed("pack", [&] {
+      packed_linear packed = timed("pack", [&] {
         try {
           return b_.pack(solved.linear, options_.format, l.first_row, l.rows, stacked.row_range(l.first_row, l.rows));
         } catch (numeric_error const& e) {
           throw numeric_error(l.name + ": " + e.what());
         }
       });
-      timed("write", [&] { write_linear(writer_, weights_.reader(), l.name, packed); });
+      // The next layer is packed while this one is written.
+      timed("write", [&] { finish_writing(); });
+      writing_ = std::async(std::launch::async, [this, name = l.name, p = std::move(packed)] {
+        write_linear(writer_, weights_.reader(), name, p);
+      });
       report_.linears.push_back(std::move(record));
     }
+  }
+
+  void finish_writing() {
+    if (writing_.valid()) writing_.get();
   }
 
   B& b_;
@@ -150,6 +160,7 @@ class model_quantizer {
   quantize_options solve_options_;
   stream_type stream_;
   pipeline_report report_;
+  std::future<void> writing_;  ///< waits for its thread when it goes, so it goes first
 };
 
 }  // namespace detail

@@ -13,11 +13,14 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <optional>
 #include <set>
+#include <span>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -77,6 +80,11 @@ class model_weights {
     for (linear_info const& l : names_.linears(block, stage))
       load_linear(l.name, all.view().row_range(l.first_row, l.rows));
     return all;
+  }
+
+  /// The tensor that a linear layer is stored as, or null where that is packed.
+  [[nodiscard]] tensor_view const* stored(linear_info const& l) const {
+    return find_quantized(l.name) ? nullptr : reader_.find(l.name + ".weight");
   }
 
   /// Their biases [1 × sum of outputs], zero for a layer without; empty where none has one.
@@ -205,6 +213,42 @@ class model_weights {
   std::vector<std::string> unexpected_;
 };
 
+namespace detail {
+
+template <class T>
+constexpr bool stored_as(dtype type) {
+  if constexpr (std::is_same_v<T, bfloat16>) return type == dtype::bf16;
+  if constexpr (std::is_same_v<T, float16>) return type == dtype::f16;
+  return std::is_same_v<T, float> && type == dtype::f32;
+}
+
+/// The stacked weights of a stage. A backend that has upload_bytes(bytes, view) takes what is stored in its own type as
+/// it is, without a way through float on the host.
+template <forward_backend B>
+matrix_of<B, typename B::activation> load_stage_weight(B& b, model_weights const& weights, index_t block, int stage) {
+  using T = typename B::activation;
+  if constexpr (requires(view_of<B, T> to, view_of<B, T const> from, std::span<std::byte const> bytes) {
+                  b.upload_bytes(bytes, to);
+                  b.all_finite(from);
+                }) {
+    auto const linears = weights.names().linears(block, stage);
+    bool as_stored = true;
+    for (linear_info const& l : linears) {
+      tensor_view const* const t = weights.stored(l);
+      as_stored = as_stored && t && stored_as<T>(t->type);
+    }
+    if (as_stored) {
+      auto all = b.template make<T>(weights.config().stage_outputs(stage), weights.config().stage_inputs(stage));
+      view_of<B, T> const to = all;
+      for (linear_info const& l : linears) b.upload_bytes(weights.stored(l)->bytes, to.row_range(l.first_row, l.rows));
+      if (b.all_finite(view_of<B, T const>(to))) return all;  // else the way below says what is wrong
+    }
+  }
+  return b.template adopt<T>(weights.stage_weight(block, stage));
+}
+
+}  // namespace detail
+
 /// Block i in the backend's memory. Throws numeric_error naming the tensor for NaN or Inf.
 template <forward_backend B>
 block_weights<B> load_block(B& b, model_weights const& weights, index_t i) {
@@ -215,7 +259,7 @@ block_weights<B> load_block(B& b, model_weights const& weights, index_t i) {
   block.mlp_norm = b.template adopt<T>(weights.mlp_norm(i));
   for (int s = 0; s < stage_count; ++s) {
     auto& stage = block.stages[static_cast<std::size_t>(s)];
-    stage.weight = b.template adopt<T>(weights.stage_weight(i, s));
+    stage.weight = detail::load_stage_weight(b, weights, i, s);
     stage.bias = b.template adopt<T>(weights.stage_bias(i, s));
     stage.linears = weights.names().linears(i, s);
   }

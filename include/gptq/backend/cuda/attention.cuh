@@ -55,6 +55,10 @@ void attention(cuda_context& c, device_view<T const> q, device_view<T const> k, 
   for (std::size_t s = 0; s < samples;) {
     index_t const nq = length(bounds.queries, s);
     index_t const nk = length(bounds.keys, s);
+    if (nq == 0) {
+      ++s;
+      continue;
+    }
     index_t const row = (nk + 7) / 8 * 8;
     index_t const rows = (std::min)(tile, nq);
     index_t const at_once = (std::max)(index_t(1), most_scores / ((std::max)(rows, index_t(1)) * row * shape.heads));
