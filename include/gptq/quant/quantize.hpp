@@ -107,8 +107,8 @@ quantized_stack<B> solve_all(Width width, B& b, view_of<B, W const> weight, fact
                             {codes, grid_scales, grid_zeros, ignored, position_groups});
       add_energy(b, f, view_of<B, scalar const>(rounded), loss_rows(4));
     }
-    solve_strip<Width, B>(width, 
-        b, f, by_position, spec, options.grid, f.factored(), stored, weights,
+    solve_strip<Width, B>(
+        width, b, f, by_position, spec, options.grid, f.factored(), stored, weights,
         {view_of<B, std::uint8_t>(linear.codes).col_range(first, count),
          view_of<B, scalar>(scales).col_range(first, count),
          view_of<B, std::uint8_t>(linear.zeros).col_range(first, count), loss_rows(0), position_groups});

@@ -31,10 +31,6 @@ inline constexpr index_t strip_width = 4 * 64 / static_cast<index_t>(sizeof(S));
 template <class T, class S = T>
 using strip_row = T[static_cast<std::size_t>(strip_width<S>)];
 
-/// One value for each output of a strip.
-template <class S>
-using strip_values = S[static_cast<std::size_t>(strip_width<S>)];
-
 /// Copies columns [first, first + count) of x into rows of strip_width; what is past count becomes `padding`.
 template <class S, class T>
 void load_strip(matrix_view<T const> x, index_t first, index_t count, S* strip, S padding = S(0)) {
