@@ -54,6 +54,14 @@ TEST_CASE("the leftmost of equal pairs is merged first") {
   CHECK(t.encode("aaaaa") == ids{1, 2});
 }
 
+TEST_CASE("a pair that changes takes its new rank, not that of the pair before") {
+  small_tokenizer t;
+  t.vocab = R"({"a": 0, "b": 1, "c": 2, "d": 3, "ab": 4, "bc": 5, "bcd": 6, "abc": 7})";
+  t.merges = R"(["b c", "a b", "bc d", "a bc"])";  // a|bc must wait for bc|d, although a|b need not
+  CHECK(t.encode("abcd") == ids{0, 6});
+  CHECK(t.encode("abc") == ids{7});
+}
+
 TEST_CASE("a merge listed twice has its last rank") {
   small_tokenizer t;
   t.merges = R"(["a b", "b c", "a b"])";

@@ -38,7 +38,13 @@ class cuda_backend {
   template <class T>
   using view = device_view<T>;
 
-  explicit cuda_backend(cuda_options const& options = {}) : context_(std::make_shared<detail::cuda_context>(options)) {}
+  explicit cuda_backend(cuda_options const& options = {}) : context_(std::make_shared<detail::cuda_context>(options)) {
+    auto const& device = context_->properties();
+    if (device.sharedMemPerBlockOptin < sizeof(detail::column_tile))
+      throw device_error(std::string(device.name) + " has " + std::to_string(device.sharedMemPerBlockOptin >> 10) +
+                         " KiB of shared memory for a block, " + std::to_string(sizeof(detail::column_tile) >> 10) +
+                         " are needed");
+  }
 
   template <class T>
   device_matrix<T> make(index_t rows, index_t cols) {

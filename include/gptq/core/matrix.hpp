@@ -94,7 +94,7 @@ class matrix {
   struct release {
     void operator()(T* p) const { std::free(p); }
   };
-  static constexpr std::size_t large = std::size_t(8) << 20;
+  static constexpr std::size_t large = std::size_t(16) << 20;
 
   static T* allocate(index_t rows, index_t cols) {
     if (rows < 0 || cols < 0) throw shape_error("matrix: negative size");

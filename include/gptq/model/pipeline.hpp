@@ -74,6 +74,7 @@ class model_quantizer {
     index_t const blocks = weights_.config().blocks;
     for (index_t i = 0; i < blocks; ++i) {
       auto block = timed("load", [&] { return load_block(b_, weights_, i); });
+      timed("write", [&] { finish_writing(); });
       if (options_.true_sequential)
         for (int s = 0; s < stage_count; ++s) quantize_stage(block, s, collect(block, s));
       else
@@ -140,11 +141,12 @@ class model_quantizer {
           throw numeric_error(l.name + ": " + e.what());
         }
       });
-      // The next layer is packed while this one is written.
-      timed("write", [&] { finish_writing(); });
-      writing_ = std::async(std::launch::async, [this, name = l.name, p = std::move(packed)] {
-        write_linear(writer_, weights_.reader(), name, p);
-      });
+      // Written in order by another thread, at most one block behind.
+      writing_ = std::async(std::launch::async,
+                            [this, before = std::move(writing_), name = l.name, p = std::move(packed)]() mutable {
+                              if (before.valid()) before.get();
+                              write_linear(writer_, weights_.reader(), name, p);
+                            });
       report_.linears.push_back(std::move(record));
     }
   }
