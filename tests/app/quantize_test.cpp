@@ -24,7 +24,7 @@ gptq::json quantize(model_copy const& m, std::vector<std::string> more = {}) {
 gptq::json perplexity(std::filesystem::path const& model, std::filesystem::path const& reference) {
   return gptq::parse_json(
       run_well({"perplexity", model.string(), "--reference", reference.string(), "--text",
-                (test::bundled_model() / "evaluation.txt").string(), "--max-tokens", "4096", "--json"})
+                (test::bundled_model() / "evaluation.txt").string(), "--max-tokens", "1536", "--json"})
           .out,
       "stdout");
 }
@@ -97,9 +97,9 @@ TEST_CASE("tensors that are not quantized are copied bit for bit, biases become 
 
 TEST_CASE("more bits diverge less from the model", "[app]") {
   double last = 1e9;
-  for (std::string const bits : {"2", "3", "4", "8"}) {
+  for (std::string const bits : {"2", "4", "8"}) {
     model_copy const m;
-    run_well(m.small_run({"--bits", bits, "--samples", "8"}));
+    run_well(m.small_run({"--bits", bits, "--samples", "4"}));
     auto const e = perplexity(m.output(), m.model());
     INFO(bits << " bits: " << e.dump());
     CHECK(e.at("kl").get<double>() < 0.5 * last);

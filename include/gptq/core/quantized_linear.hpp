@@ -13,12 +13,12 @@ inline namespace v0 {
 
 /// Integer codes and their grids: weight(n, k) = scales(g, n) · (codes(k, n) − zeros(g, n)) with g = g_idx[k].
 /// Rows of `codes` are inputs in stored order, columns are outputs: the layout that packed words have.
-template <template <class> class Matrix>
+template <class Codes, class Scales>
 struct basic_quantized_linear {
   quant_spec spec;
-  Matrix<std::uint8_t> codes;       ///< [in × out], 0 … 2^bits − 1
-  Matrix<float> scales;             ///< [groups × out], positive
-  Matrix<std::uint8_t> zeros;       ///< [groups × out]
+  Codes codes;                      ///< [in × out], 0 … 2^bits − 1
+  Scales scales;                    ///< [groups × out], positive
+  Codes zeros;                      ///< [groups × out]
   std::vector<std::int32_t> g_idx;  ///< [in], the group of each input
   linear_report report;
 
@@ -27,7 +27,13 @@ struct basic_quantized_linear {
   [[nodiscard]] index_t groups() const { return scales.rows(); }
 };
 
-using quantized_linear = basic_quantized_linear<matrix>;
+using quantized_linear = basic_quantized_linear<matrix<std::uint8_t>, matrix<float>>;
+
+/// The same in a backend's memory. (Not a template on the backend's matrix template: to clang, an alias of `matrix` is
+/// another template than `matrix`.)
+template <class B>
+using quantized_linear_of =
+    basic_quantized_linear<typename B::template matrix_type<std::uint8_t>, typename B::template matrix_type<float>>;
 
 }  // namespace v0
 }  // namespace gptq

@@ -28,8 +28,7 @@ inline namespace v0 {
 ///                                                  file; weight [count × in] becomes what a reader computes with them
 template <class B>
 concept pipeline_backend = quantize_backend<B> && forward_backend<B> &&
-    requires(B& b, basic_quantized_linear<B::template matrix_type> const& linear,
-             view_of<B, typename B::activation> weight) {
+    requires(B& b, quantized_linear_of<B> const& linear, view_of<B, typename B::activation> weight) {
   { b.pack(linear, checkpoint_format::gptq, index_t(), index_t(), weight) } -> std::same_as<packed_linear>;
 };
 

@@ -24,7 +24,7 @@ struct output_loss {
 /// A solved stack of linear layers that share their input, and the losses of each output.
 template <quantize_backend B>
 struct quantized_stack {
-  basic_quantized_linear<B::template matrix_type> linear;
+  quantized_linear_of<B> linear;
   std::vector<output_loss> losses;  ///< empty where nothing was measured
 
   /// The report of outputs [first, first + count).
@@ -198,8 +198,7 @@ quantized_stack<B> quantize_stack(B& b, matrix_view<W, B::space> weight, hessian
 /// One linear layer with a spec that is checked at compile time.
 ///   weight  anything with a view [out × in], or such a view; float, float16 or bfloat16
 template <quant_spec Spec, quantize_backend B, class Weight>
-basic_quantized_linear<B::template matrix_type> quantize(B& b, Weight const& weight, hessian<B> const& h,
-                                                         quantize_options const& options = {}) {
+quantized_linear_of<B> quantize(B& b, Weight const& weight, hessian<B> const& h, quantize_options const& options = {}) {
   constexpr quant_spec spec = checked_spec<Spec>::value;
   auto const view = [&] {
     if constexpr (requires { weight.view(); })

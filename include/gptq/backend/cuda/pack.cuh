@@ -14,7 +14,7 @@ namespace gptq {
 inline namespace v0 {
 
 /// A solved layer in device memory.
-using device_linear = basic_quantized_linear<device_matrix>;
+using device_linear = basic_quantized_linear<device_matrix<std::uint8_t>, device_matrix<float>>;
 
 namespace detail {
 
