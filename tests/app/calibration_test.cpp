@@ -31,16 +31,6 @@ std::vector<int> cut(std::vector<int> ids, std::size_t length) {
   return ids;
 }
 
-void add_bos(model_copy const& m) {
-  m.edit_json("tokenizer.json", [](gptq::json& tokenizer) {
-    tokenizer["post_processor"] = gptq::parse_json(R"({"type": "TemplateProcessing",
-        "single": [{"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
-        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
-        "special_tokens": {"<|endoftext|>": {"id": "<|endoftext|>", "ids": [0], "tokens": ["<|endoftext|>"]}}})",
-                                                   "template");
-  });
-}
-
 std::vector<std::string> const lines = {"FIRST LINE: to be, or not to be, that is the question.",
                                         "KING: A second line, which is a sample too.", "Third: the last one."};
 
@@ -48,7 +38,7 @@ std::vector<std::string> const lines = {"FIRST LINE: to be, or not to be, that i
 
 TEST_CASE("lines are samples of their own, with BOS, cut, whatever ends them", "[app]") {
   model_copy const m;
-  add_bos(m);
+  m.add_bos();
   std::string plain, odd = "\xEF\xBB\xBF", ids;
   for (auto const& line : lines) {
     plain += line + "\n";
@@ -74,7 +64,7 @@ TEST_CASE("--samples takes the first lines", "[app]") {
 
 TEST_CASE("windows are consecutive, full, and without BOS", "[app]") {
   model_copy const m;
-  add_bos(m);
+  m.add_bos();
   std::string const text = lines[0] + "\n" + lines[1] + "\n" + lines[2] + "\n";
   auto const all = ids_of(m, text);
   REQUIRE(all.size() > 40);

@@ -105,6 +105,17 @@ class model_copy {
     std::ofstream(weights(), std::ios::binary | std::ios::trunc) << bytes;
   }
 
+  /// Gives the tokenizer a template with a BOS, id 0.
+  void add_bos() const {
+    edit_json("tokenizer.json", [](gptq::json& tokenizer) {
+      tokenizer["post_processor"] = gptq::parse_json(R"({"type": "TemplateProcessing",
+          "single": [{"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+          "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+          "special_tokens": {"<|endoftext|>": {"id": "<|endoftext|>", "ids": [0], "tokens": ["<|endoftext|>"]}}})",
+                                                     "template");
+    });
+  }
+
   /// Arguments of a small run; `more` are options, of which some may replace those of the run.
   [[nodiscard]] std::vector<std::string> small_run(std::vector<std::string> const& more = {}) const {
     std::vector<std::string> all = {"quantize", model().string(), output().string(), "--calibration",

@@ -56,6 +56,15 @@ TEST_CASE("--ids reads its records as one text, the same as --text", "[app]") {
   CHECK(by_ids.at("perplexity") == by_text.at("perplexity"));
 }
 
+TEST_CASE("the text is tokenized without BOS", "[app]") {
+  model_copy const m;
+  std::vector<std::string> const arguments = {m.model().string(), "--text", evaluation, "--max-tokens", "200",
+                                              "--context",        "100"};
+  auto const without = measure(arguments).at("perplexity");
+  m.add_bos();
+  CHECK(measure(arguments).at("perplexity") == without);
+}
+
 TEST_CASE("a person reads the same figures", "[app]") {
   auto const r = run_well({"perplexity", bard, "--text", evaluation, "--max-tokens", "1024", "--reference", bard});
   CHECK_THAT(r.out,

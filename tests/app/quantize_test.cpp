@@ -118,6 +118,7 @@ TEST_CASE("the report tells versions, options, calibration, every layer, time an
   CHECK(report.at("versions").contains("gptq"));
   CHECK(report.at("versions").contains("eigen"));
   CHECK(report.at("options").at("bits") == 8);
+  CHECK(report.at("options").at("order") == "group_aware");
   CHECK(report.at("options").at("damp_percent").dump() == "0.01");
   CHECK(report.at("options").at("mse").dump() == "2.4");
   CHECK(report.at("calibration").at("samples") == 2);
