@@ -1,9 +1,9 @@
 /// Decoders on the device: golden logits, and attention against plain loops.
 #include "support/catch.hpp"
+#include "support/golden.hpp"
 #include "support/shared.hpp"
 
 #include <gptq/backend/cuda/forward.cuh>
-#include <gptq/checkpoint/safetensors.hpp>
 #include <gptq/model/evaluate.hpp>
 
 #include <cmath>
@@ -17,31 +17,7 @@ namespace {
 using gptq::bfloat16;
 using gptq::float16;
 using gptq::index_t;
-using samples = std::vector<std::vector<std::int32_t>>;
-
-struct golden {
-  samples ids;
-  std::vector<std::int32_t> positions;
-  gptq::matrix<float> logits;
-
-  explicit golden(std::filesystem::path const& path) {
-    gptq::safetensors_file const file(path);
-    for (auto const& t : file.tensors()) {
-      auto const integer = [&](index_t i) { return gptq::load<std::int32_t>(t.bytes.data(), i); };
-      if (t.name == "input_ids") {
-        for (index_t s = 0; s < t.shape[0]; ++s) {
-          ids.emplace_back();
-          for (index_t i = 0; i < t.shape[1]; ++i) ids.back().push_back(integer(s * t.shape[1] + i));
-        }
-      } else if (t.name == "positions") {
-        for (index_t i = 0; i < t.shape[0]; ++i) positions.push_back(integer(i));
-      } else if (t.name == "logits") {
-        logits = gptq::matrix<float>(t.shape[0] * t.shape[1], t.shape[2]);
-        gptq::to_float(t, 0, logits.size(), logits.data());
-      }
-    }
-  }
-};
+using test::golden;
 
 /// max |difference| from the golden logits.
 template <class T>
@@ -148,10 +124,10 @@ double attention_error(gptq::attention_shape const& s, index_t cols, std::vector
 
 TEST_CASE("cuda model: golden logits of the bundled model") {
   auto const folder = test::bundled_model();
-  CHECK(golden_error<float>(folder) <= 2e-4);
-  CHECK(golden_error<float>(folder, 10) > 2e-4);
-  CHECK(golden_error<float16>(folder) <= 3e-2);
-  CHECK(golden_error<bfloat16>(folder) <= 3e-1);
+  CHECK(golden_error<float>(folder) <= test::golden_bound);
+  CHECK(golden_error<float>(folder, 10) > test::golden_bound);
+  CHECK(golden_error<float16>(folder) <= test::golden_bound_float16);
+  CHECK(golden_error<bfloat16>(folder) <= test::golden_bound_bfloat16);
 }
 
 TEST_CASE("cuda model: golden logits of other families") {
@@ -159,7 +135,11 @@ TEST_CASE("cuda model: golden logits of other families") {
        {"models-tiny/llama-linear-rope", "models-tiny/mistral-sliding", "models/web-qwen2-22m", "models/web-qwen3-8m",
         "models/web-telechat2-9m", "models/tinystories-656k-llama"}) {
     auto const path = test::shared_dir() / folder;
-    if (!std::filesystem::exists(path)) continue;
+    if (!std::filesystem::exists(path)) {
+      if (test::shared_data_required()) FAIL_CHECK("missing shared test data: " << path.string());
+      WARN("skipped, missing shared test data: " << path.string());
+      continue;
+    }
     CAPTURE(folder);
     try {
       gptq::read_model_config(path);
@@ -167,8 +147,8 @@ TEST_CASE("cuda model: golden logits of other families") {
       WARN("not supported: " << e.what());
       continue;
     }
-    CHECK(golden_error<float>(path) <= 2e-4);
-    CHECK(golden_error<bfloat16>(path) <= 3e-1);
+    CHECK(golden_error<float>(path) <= test::golden_bound);
+    CHECK(golden_error<bfloat16>(path) <= test::golden_bound_bfloat16);
   }
 }
 
