@@ -34,9 +34,9 @@ def quantize_columns(weight, factor, group=128, block=128, top=15):
             q = scale * (torch.clamp(torch.round(x / scale) + 8, 0, top) - 8)
             result[:, begin + j] = q[:, 0]
             error = (x - q) / u[j, j]
-            part[:, j:].addr_(error[:, 0], u[j, j:], alpha=-1)
+            part[:, j:] -= error @ u[j : j + 1, j:]
             errors[:, j] = error[:, 0]
-        w[:, end:].addmm_(errors, factor[begin:end, end:], alpha=-1)
+        w[:, end:] -= errors @ factor[begin:end, end:]
     return result
 
 
