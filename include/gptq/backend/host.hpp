@@ -62,19 +62,7 @@ class basic_host_backend {
   }
   void gather_hessian(matrix_view<Scalar const> gram, matrix_view<std::int32_t const> order, double scale,
                       matrix_view<Scalar const> diagonal, matrix_view<Scalar> out) {
-    index_t const n = gram.rows;
-    constexpr index_t edge = 32;  // square tiles: half of the reads go down columns of gram
-    detail::parallel_pieces(n, edge, [&](index_t first, index_t count) {
-      for (index_t begin = 0; begin < first + count; begin += edge)
-        for (index_t p = first; p < first + count; ++p) {
-          index_t const row = order(0, n - 1 - p);
-          for (index_t r = begin; r < (std::min)(begin + edge, p); ++r) {
-            index_t const col = order(0, n - 1 - r);
-            out(p, r) = static_cast<Scalar>(scale * static_cast<double>(row > col ? gram(row, col) : gram(col, row)));
-          }
-        }
-      for (index_t p = first; p < first + count; ++p) out(p, p) = diagonal(0, n - 1 - p);
-    });
+    detail::gather_reversed<Scalar>(gram, order, scale, diagonal, out);
   }
   bool cholesky(matrix_view<Scalar> a, precision p) {
     if constexpr (std::is_same_v<Scalar, float>)

@@ -20,14 +20,19 @@ namespace detail {
 template <class S>
 void update_columns(matrix_view<S> a, index_t first, index_t last, index_t begin, index_t count) {
   index_t const n = a.rows;
-  index_t const edge = (std::min)(index_t(256), tile_edge(n - first));
-  std::vector<std::pair<index_t, index_t>> tiles;
-  for (index_t j = first; j < last; j += edge)
-    for (index_t i = j; i < n; i += edge) tiles.emplace_back(i, j);
+  index_t const edge = (std::min)(index_t(256), tile_edge(n - first)), half = edge / 2;
+  struct tile {
+    index_t i, j, ni, nj;
+  };
+  std::vector<tile> tiles;
+  for (index_t j = first; j < last; j += edge) {
+    for (index_t i = j + edge; i < n; i += edge)
+      tiles.push_back({i, j, (std::min)(edge, n - i), (std::min)(edge, last - j)});
+    for (index_t k = j; k < (std::min)(j + edge, last); k += half)  // less of what is above the diagonal
+      tiles.push_back({k, k, (std::min)(j + edge, n) - k, (std::min)(half, last - k)});
+  }
   parallel_for(static_cast<index_t>(tiles.size()), [&](index_t t) {
-    auto const [i, j] = tiles[static_cast<std::size_t>(t)];
-    index_t const ni = (std::min)(edge, n - i);
-    index_t const nj = (std::min)(edge, last - j);
+    auto const [i, j, ni, nj] = tiles[static_cast<std::size_t>(t)];
     add_product<false, true, S>(S(-1), a.block(i, begin, ni, count), a.block(j, begin, nj, count),
                                 a.block(i, j, ni, nj));
   });
@@ -83,24 +88,66 @@ inline bool cholesky_fp64(matrix_view<float> a) {
   return true;
 }
 
+/// out(p, r) = scale·gram at (order(n−1−p), order(n−1−r)) below the diagonal, `diagonal` reversed on it. By tiles with a
+/// buffer of their own: whichever way a tile is read, down a column every element has a cache line to itself.
+template <class S>
+void gather_reversed(matrix_view<S const> gram, matrix_view<std::int32_t const> order, double scale,
+                     matrix_view<S const> diagonal, matrix_view<S> out) {
+  constexpr index_t edge = 64;
+  index_t const n = gram.rows;
+  for_each_lower_tile((n + edge - 1) / edge, [&](index_t ti, index_t tj) {
+    index_t const p0 = ti * edge, np = (std::min)(edge, n - p0);
+    index_t const r0 = tj * edge, nr = (std::min)(edge, n - r0);
+    S tile[edge][edge + 1];
+    for (index_t r = 0; r < nr; ++r) {
+      index_t const col = order(0, n - 1 - r0 - r);
+      for (index_t p = 0; p < np; ++p) {
+        index_t const row = order(0, n - 1 - p0 - p);
+        tile[p][r] = row > col ? gram(row, col) : gram(col, row);
+      }
+    }
+    for (index_t p = 0; p < np; ++p) {
+      S* const to = out.row(p0 + p) + r0;
+      index_t const count = ti == tj ? p : nr;
+      for (index_t r = 0; r < count; ++r) to[r] = static_cast<S>(scale * static_cast<double>(tile[p][r]));
+      if (ti == tj) to[p] = diagonal(0, n - 1 - p0 - p);
+    }
+  });
+}
+
 /// Turns L (lower) into F, the unit lower triangle with F(j, i) = L(K−1−i, K−1−j) / L(K−1−j, K−1−j), and clears what is
 /// above; pivots(0, j) = L(K−1−j, K−1−j). The reflection at the anti-diagonal maps the triangle onto itself, so it is
-/// in place: tile by tile, each swapped with its mirror image.
+/// in place: tile by tile, each swapped with its mirror image through buffers.
 template <class S>
 void feedback_from_cholesky(matrix_view<S> a, matrix_view<S> pivots) {
+  constexpr index_t edge = 64;
   index_t const n = a.rows;
   for (index_t j = 0; j < n; ++j) pivots(0, j) = a(n - 1 - j, n - 1 - j);
-  constexpr index_t edge = 64;
-  index_t const tiles = (n + edge - 1) / edge;
-  for_each_lower_tile(tiles, [&](index_t ti, index_t tj) {
-    // Element (r, c) trades places with (n−1−c, n−1−r); each pair is handled from the side nearer the top left.
-    for (index_t r = ti * edge; r < (std::min)(n, (ti + 1) * edge); ++r)
-      for (index_t c = tj * edge; c < (std::min)(r, (tj + 1) * edge); ++c) {
-        if (r + c > n - 1) break;
-        S const here = a(r, c);
-        a(r, c) = a(n - 1 - c, n - 1 - r) / pivots(0, r);
-        if (r + c < n - 1) a(n - 1 - c, n - 1 - r) = here / pivots(0, n - 1 - c);
+  for_each_lower_tile((n + edge - 1) / edge, [&](index_t ti, index_t tj) {
+    // Element (r, c) trades places with (n−1−c, n−1−r), and whichever is nearer the top left, r + c < n, does the work.
+    index_t const r0 = ti * edge, c0 = tj * edge, nc = (std::min)(edge, n - c0);
+    auto const rows = [&](index_t c) {  // of this tile, below the diagonal, as far as the anti-diagonal
+      return std::pair((std::max)(r0, c + 1), (std::min)({n, r0 + edge, n - c}));
+    };
+    S here[edge][edge + 1], mirror[edge][edge + 1];
+    for (index_t c = c0; c < c0 + nc; ++c) {
+      S const* const from = a.row(n - 1 - c);
+      auto const [begin, end] = rows(c);
+      for (index_t r = begin; r < end; ++r) mirror[r - r0][c - c0] = from[n - 1 - r];
+    }
+    for (index_t r = r0; r < (std::min)(n, r0 + edge); ++r) {
+      S* const row = a.row(r);
+      for (index_t c = c0; c < (std::min)({c0 + nc, r, n - r}); ++c) {
+        here[r - r0][c - c0] = row[c];
+        row[c] = mirror[r - r0][c - c0] / pivots(0, r);
       }
+    }
+    for (index_t c = c0; c < c0 + nc; ++c) {
+      S* const to = a.row(n - 1 - c);
+      auto const [begin, end] = rows(c);
+      for (index_t r = begin; r < (std::min)(end, n - 1 - c); ++r)
+        to[n - 1 - r] = here[r - r0][c - c0] / pivots(0, n - 1 - c);
+    }
   });
   parallel_pieces(n, 64, [&](index_t first, index_t count) {
     for (index_t r = first; r < first + count; ++r) {
