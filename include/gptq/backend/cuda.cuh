@@ -13,7 +13,8 @@
 #include <gptq/backend/cuda/grid_fit.cuh>
 #include <gptq/backend/cuda/pack.cuh>
 #include <gptq/backend/cuda/products.cuh>
-#include <gptq/core/backend.hpp>
+#include <gptq/backend/cuda/refining.cuh>
+#include <gptq/core/refining.hpp>
 
 #include <cstddef>
 #include <cstdint>
@@ -158,6 +159,47 @@ class cuda_backend {
     detail::add_squares(*context_, y, weights, sums);
   }
 
+  template <class T>
+  void subtract(view<T const> x, view<T> y) {
+    detail::elementwise(*context_, y.rows, y.cols, detail::subtract_element<T>{x, y});
+  }
+  template <class T>
+  void add_cross(view<T const> x, view<T const> y, view<float> out) {
+    detail::add_cross<T>(*context_, x, y, out);
+  }
+  void multiply_add_transposed(float alpha, view<float const> a, view<float const> x, view<float> y) {
+    detail::multiply_add_transposed(*context_, alpha, a, x, y);
+  }
+  void gather_rows(view<float const> x, view<std::int32_t const> order, view<float> out) {
+    detail::elementwise(*context_, out.rows, out.cols, detail::gather_row_element{x, order.data, out});
+  }
+  void scale_rows(view<float const> weights, view<float> x) {
+    detail::elementwise(*context_, x.rows, x.cols, detail::scale_row_element{weights.data, x});
+  }
+  void gather_symmetric(view<float const> gram, view<std::int32_t const> order, double scale,
+                        matrix_view<float const> diagonal, matrix_view<float const> divisors, view<float> out) {
+    auto rows = make<float>(2, diagonal.cols);
+    upload(diagonal, rows.view().row_range(0, 1));
+    upload(divisors, rows.view().row_range(1, 1));
+    detail::elementwise(
+        *context_, out.rows, out.cols,
+        detail::gather_symmetric_element{gram, order.data, scale, rows.view().row(0), rows.view().row(1), out});
+  }
+  void split_diagonal_blocks(view<float> a, view<float> lower) {
+    detail::elementwise(*context_, lower.rows, lower.cols, detail::split_block_element{a, lower});
+  }
+  void add_levels(float alpha, view<std::uint8_t const> codes, view<std::uint8_t const> zeros, view<float const> scales,
+                  view<std::int32_t const> groups, view<std::int32_t const> order, view<float> y) {
+    detail::elementwise(*context_, y.rows, y.cols,
+                        detail::add_levels_element{alpha, codes, zeros, scales, groups.data, order.data, y});
+  }
+  void add_products(view<float const> x, view<float const> y, view<float const> weights, view<double> sums) {
+    detail::add_products(*context_, x, y, weights, sums);
+  }
+  void refit_scales(view<double const> gradient, view<double const> curvature, bool round, view<float> scales) {
+    detail::elementwise(*context_, 1, scales.cols, detail::refit_scale_element{gradient, curvature, round, scales});
+  }
+
   /// All outputs at once: they fill the device together.
   template <class F>
   void for_each_strip(index_t outputs, F&& f) {
@@ -212,7 +254,7 @@ class cuda_backend {
   std::shared_ptr<detail::cuda_context> context_;
 };
 
-static_assert(quantize_backend<cuda_backend>);
+static_assert(refining_backend<cuda_backend>);
 
 /// The overloads of gptq/pack for layers on the device; the same tensors, bit for bit, and the same errors.
 inline packed_linear pack(cuda_backend& b, device_linear const& q, checkpoint_format format, index_t first,

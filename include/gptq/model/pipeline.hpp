@@ -16,6 +16,7 @@
 #include <chrono>
 #include <filesystem>
 #include <future>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -27,7 +28,7 @@ inline namespace v0 {
 ///   b.pack(linear, format, first, count, weight)   outputs [first, first + count) of a solved stack as the tensors of a
 ///                                                  file; weight [count × in] becomes what a reader computes with them
 template <class B>
-concept pipeline_backend = quantize_backend<B> && forward_backend<B> &&
+concept pipeline_backend = refining_backend<B> && forward_backend<B> &&
     requires(B& b, quantized_linear_of<B> const& linear, view_of<B, typename B::activation> weight) {
   { b.pack(linear, checkpoint_format::gptq, index_t(), index_t(), weight) } -> std::same_as<packed_linear>;
 };
@@ -63,6 +64,9 @@ class model_quantizer {
         solve_options_(options.quantize),
         stream_(b, weights.config(), samples, b.template adopt<typename B::activation>(weights.embedding()),
                 options.stream) {
+    if (options.shift.any())
+      float_stream_.emplace(b, weights.config(), samples, b.template adopt<typename B::activation>(weights.embedding()),
+                            options.stream);
     if (options.format == checkpoint_format::gptq)  // version 1 can't say 0: a constraint of the solve, not a repair
       solve_options_.grid.nonzero_zeros = true;
     report_.samples = static_cast<index_t>(samples.size());
@@ -73,12 +77,17 @@ class model_quantizer {
     index_t const blocks = weights_.config().blocks;
     for (index_t i = 0; i < blocks; ++i) {
       auto block = timed("load", [&] { return load_block(b_, weights_, i); });
+      std::optional<block_weights<B>> original;
+      if (float_stream_) original = timed("load", [&] { return load_block(b_, weights_, i); });
+      block_weights<B> const* const beside = original ? &*original : nullptr;
       timed("write", [&] { finish_writing(); });
       if (options_.true_sequential)
-        for (int s = 0; s < stage_count; ++s) quantize_stage(block, s, collect(block, s));
+        for (int s = 0; s < stage_count; ++s) quantize_stage(block, s, collect(block, beside, s));
       else
-        quantize_at_once(block, i + 1 < blocks);
-      if (options_.true_sequential && i + 1 < blocks) timed("forward", [&] { stream_.advance(block); });
+        quantize_at_once(block, beside, i + 1 < blocks);
+      if (i + 1 == blocks) break;
+      if (options_.true_sequential) timed("forward", [&] { stream_.advance(block); });
+      if (float_stream_) timed("forward", [&] { float_stream_->advance(*original); });
     }
     timed("write", [&] { finish_writing(); });
     return std::move(report_);
@@ -91,42 +100,56 @@ class model_quantizer {
     return f();
   }
 
-  /// The Hessian of a stage's inputs; the stream goes on to that stage.
-  hessian<B> collect(block_weights<B> const& block, int stage) {
-    hessian<B> h(b_, weights_.config().stage_inputs(stage));
-    auto const where = [&] { return weights_.names().linears(block.number, stage).front().name + ": "; };
+  /// What was seen of a stage's inputs.
+  struct seen {
+    hessian<B> h;
+    std::optional<drift<B>> moved;  ///< where the float model runs beside
+  };
+
+  /// Collects a stage's inputs; the streams go on to that stage. `original` is the block in float, if its stream runs.
+  seen collect(block_weights<B> const& block, block_weights<B> const* original, int stage) {
+    auto const& config = weights_.config();
+    seen s{hessian<B>(b_, config.stage_inputs(stage)), {}};
+    bool const residual = stage == context_stage || stage == down_stage;
+    if (original) s.moved.emplace(b_, config.stage_inputs(stage), residual ? config.hidden : 0);
     for (std::size_t c = 0; c < stream_.chunks().size(); ++c) {
       auto const& chunk = stream_.chunks()[c];
       auto const x = timed("forward", [&] { return stream_.input(stage, block, c); });
-      activity const a(report_, "gram");
       try {
-        h.add(x, static_cast<index_t>(chunk.bounds.size()) - 1);
+        timed("gram", [&] { s.h.add(x, static_cast<index_t>(chunk.bounds.size()) - 1); });
+        if (original) {
+          auto const x_float = timed("forward", [&] { return float_stream_->input(stage, *original, c); });
+          activity const a(report_, "gram");
+          s.moved->add(x, x_float);
+          if (residual) s.moved->add_residual(x, stream_.states(chunk), float_stream_->states(chunk));
+        }
       } catch (numeric_error const& e) {
-        throw numeric_error(where() + e.what());
+        throw numeric_error(weights_.names().linears(block.number, stage).front().name + ": " + e.what());
       }
       if (options_.progress)
-        options_.progress({block.number, weights_.config().blocks, stage, chunk.first + chunk.rows, stream_.tokens()});
+        options_.progress({block.number, config.blocks, stage, chunk.first + chunk.rows, stream_.tokens()});
     }
-    return h;
+    return s;
   }
 
   /// All Hessians on the float weights, then all layers, then the states once more through the quantized block.
-  void quantize_at_once(block_weights<B>& block, bool advance) {
+  void quantize_at_once(block_weights<B>& block, block_weights<B> const* original, bool advance) {
     auto before = stream_.save();
-    std::vector<hessian<B>> hessians;
-    for (int s = 0; s < stage_count; ++s) hessians.push_back(collect(block, s));
-    for (int s = 0; s < stage_count; ++s) quantize_stage(block, s, std::move(hessians[static_cast<std::size_t>(s)]));
+    std::vector<seen> stages;
+    for (int s = 0; s < stage_count; ++s) stages.push_back(collect(block, original, s));
+    for (int s = 0; s < stage_count; ++s) quantize_stage(block, s, std::move(stages[static_cast<std::size_t>(s)]));
     if (!advance) return;
     stream_.restore(std::move(before));
     timed("forward", [&] { stream_.run(block); });
   }
 
-  void quantize_stage(block_weights<B>& block, int stage, hessian<B> const h) {
+  void quantize_stage(block_weights<B>& block, int stage, seen const s) {
     auto& weights = block.stages[static_cast<std::size_t>(stage)];
     view_of<B, typename B::activation> const stacked = weights.weight;
     auto const solved = timed("solve", [&] {
       try {
-        return quantize_stack(b_, stacked, h, options_.spec, solve_options_);
+        return s.moved ? quantize_stack(b_, stacked, s.h, *s.moved, options_.shift, options_.spec, solve_options_)
+                       : quantize_stack(b_, stacked, s.h, options_.spec, solve_options_);
       } catch (numeric_error const& e) {
         throw numeric_error(weights.linears.front().name + ": " + e.what());
       }
@@ -160,6 +183,7 @@ class model_quantizer {
   pipeline_options const& options_;
   quantize_options solve_options_;
   stream_type stream_;
+  std::optional<stream_type> float_stream_;  ///< the same tokens through the float model
   pipeline_report report_;
   std::future<void> writing_;  ///< waits for its thread when it goes, so it goes first
 };

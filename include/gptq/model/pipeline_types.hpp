@@ -29,6 +29,7 @@ inline constexpr char const* stage_names[] = {"attention", "context", "gate_up",
 struct pipeline_options {
   quant_spec spec{.order = default_preset.order};
   quantize_options quantize = default_preset.options;
+  shift_options shift = default_preset.shift;  ///< any: the float model runs beside the quantized one
   checkpoint_format format = checkpoint_format::gptq;
   bool true_sequential = true;  ///< each stage sees the quantized weights of the stages before it
   bool to_float16 = false;      ///< convert the tensors that stay in float, else they are copied bit for bit

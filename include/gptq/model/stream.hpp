@@ -69,6 +69,10 @@ class token_stream {
 
   /// [tokens × hidden], before the block that comes next.
   [[nodiscard]] const_view states() const { return states_; }
+  /// Those of one chunk, as far as they are: what the next addition to the residual stream adds to.
+  [[nodiscard]] const_view states(token_range<B> const& chunk) const {
+    return states().row_range(chunk.first, chunk.rows);
+  }
   [[nodiscard]] view_of<B, std::int32_t const> ids() const { return ids_; }
 
   /// Calls sink(X, chunk) with the inputs of a stage [rows × stage_inputs] for every chunk. X is valid during the call.
