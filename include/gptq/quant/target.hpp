@@ -217,7 +217,7 @@ matrix_of<B, typename B::scalar> shifted_target(B& b, matrix_view<W, B::space> w
       b.gather_rows(moved, f.order, ordered);
       damped->solve(ordered);
       b.gather_rows(ordered, inverse_order, moved);
-      b.add(moved, stored);
+      b.add(const_view(moved), view_of<B, scalar>(stored));
     }
     b.gather_weights(const_view(stored), view_of<B, std::int32_t const>(outputs).col_range(0, count), all_live,
                      view_of<B, scalar>(target).row_range(first, count));
