@@ -12,6 +12,7 @@
 #include <gptq/backend/cuda/gather.cuh>
 #include <gptq/backend/cuda/grid_fit.cuh>
 #include <gptq/backend/cuda/pack.cuh>
+#include <gptq/backend/cuda/pinned.cuh>
 #include <gptq/backend/cuda/products.cuh>
 #include <gptq/backend/cuda/refining.cuh>
 #include <gptq/core/refining.hpp>
@@ -25,6 +26,9 @@
 
 namespace gptq {
 inline namespace v0 {
+
+/// What the context, the libraries and their workspaces take on a device beside the matrices of a backend, rounded up.
+inline constexpr std::size_t cuda_overhead_bytes = std::size_t(1) << 30;
 
 /// Models quantize_backend in the memory of one device. An object owns its stream, library handles, workspace and arena;
 /// nothing is global, and after the first layers nothing is allocated. Work is asynchronous: verbs that return a value or
@@ -71,6 +75,42 @@ class cuda_backend {
   void download(device_matrix<T> const& from, matrix_view<T> to) {
     download(from.view(), to);
   }
+
+  // Beside the work. Contiguous views; the host's are of make_pinned, or lie in a file.
+  template <class T>
+  pinned_matrix<T> make_pinned(index_t rows, index_t cols) {
+    return {context_->arena(), rows, cols};
+  }
+  /// Copies in the order of the other work, without a wait.
+  template <class T>
+  void fetch(matrix_view<T> from, view<T> to) {
+    detail::copy_contiguous(from, to, cudaMemcpyHostToDevice, stream());
+  }
+  template <class T>
+  void store(view<T> from, matrix_view<T> to) {
+    detail::copy_contiguous(from, to, cudaMemcpyDeviceToHost, stream());
+  }
+  /// A copy that begins after the work so far and runs beside what follows, until join_fetch().
+  template <class T>
+  void fetch_ahead(matrix_view<T> from, view<T> to) {
+    context_->fetches().fork(stream());
+    detail::copy_contiguous(from, to, cudaMemcpyHostToDevice, context_->fetches().get());
+  }
+  void join_fetch() { context_->fetches().join(stream()); }
+  /// The same for upload_bytes. begin and end are called where all other verbs are, upload_ahead in another thread
+  /// between the two.
+  void begin_upload_ahead() { context_->uploads().stream.fork(stream()); }
+  template <class T>
+  void upload_ahead(std::span<std::byte const> from, view<T> to) {
+    detail::check(cudaSetDevice(context_->options().device), "cudaSetDevice");
+    auto& lane = context_->uploads();
+    std::size_t const width = std::size_t(to.cols) * sizeof(T);
+    if (from.size() != width * std::size_t(to.rows)) throw shape_error("upload_ahead: sizes differ");
+    lane.pinned.upload(from.data(), width, to.data, std::size_t(to.stride) * sizeof(T), width, std::size_t(to.rows),
+                       lane.stream.get());
+  }
+  void end_upload_ahead() { context_->uploads().stream.join(stream()); }
+
   template <class T>
   void fill(view<T> x, std::type_identity_t<T> value) {
     detail::elementwise(*context_, x.rows, x.cols, detail::fill_element<T>{x, value});
@@ -213,6 +253,8 @@ class cuda_backend {
   [[nodiscard]] std::size_t memory_budget() const { return context_->arena()->budget(); }
   [[nodiscard]] std::size_t memory_in_use() const { return context_->arena()->used(); }
   [[nodiscard]] std::size_t peak_memory() const { return context_->arena()->peak(); }
+  /// The most that was in use of the whole device: beside matrices the context, the libraries, and other programs.
+  [[nodiscard]] std::size_t device_peak_memory() const { return context_->arena()->device_peak(); }
   [[nodiscard]] cudaStream_t stream() const { return context_->stream(); }
   [[nodiscard]] std::shared_ptr<detail::cuda_context> const& context() const { return context_; }
 

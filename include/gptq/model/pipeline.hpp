@@ -6,6 +6,7 @@
 #pragma once
 
 #include <gptq/checkpoint/output_folder.hpp>
+#include <gptq/model/block_loader.hpp>
 #include <gptq/model/pipeline_output.hpp>
 #include <gptq/model/pipeline_types.hpp>
 #include <gptq/model/stream.hpp>
@@ -59,6 +60,7 @@ class model_quantizer {
                   typename stream_type::samples const& samples, pipeline_options const& options)
       : b_(b),
         weights_(weights),
+        blocks_(b, weights),
         writer_(writer),
         options_(options),
         solve_options_(options.quantize),
@@ -76,9 +78,11 @@ class model_quantizer {
   pipeline_report run() {
     index_t const blocks = weights_.config().blocks;
     for (index_t i = 0; i < blocks; ++i) {
-      auto block = timed("load", [&] { return load_block(b_, weights_, i); });
+      block_ = i;
+      auto block = timed("load", [&] { return with_less([&] { return blocks_.take(i); }); });
       std::optional<block_weights<B>> original;
-      if (float_stream_) original = timed("load", [&] { return load_block(b_, weights_, i); });
+      if (float_stream_)
+        original = timed("load", [&] { return with_less([&] { return load_block(b_, weights_, i); }); });
       block_weights<B> const* const beside = original ? &*original : nullptr;
       timed("write", [&] { finish_writing(); });
       if (options_.true_sequential)
@@ -90,6 +94,7 @@ class model_quantizer {
       if (float_stream_) timed("forward", [&] { float_stream_->advance(*original); });
     }
     timed("write", [&] { finish_writing(); });
+    report_.chunk_tokens = stream_.chunk_tokens();
     return std::move(report_);
   }
 
@@ -98,6 +103,33 @@ class model_quantizer {
   decltype(auto) timed(char const* name, F&& f) {
     activity const a(report_, name);
     return f();
+  }
+
+  /// f(), and where the backend's memory does not suffice, f() again with less of it in use elsewhere.
+  template <class F>
+  auto with_less(F&& f) {
+    for (;;) {
+      try {
+        return f();
+      } catch (device_memory_error const& e) {
+        if (blocks_.drop()) continue;
+        index_t const before = stream_.chunk_tokens();
+        if (!reduce_streams())
+          throw device_memory_error("block " + std::to_string(block_) + ": " + e.what() + ", in chunks of " +
+                                    std::to_string(before) + " tokens");
+        if (stream_.chunk_tokens() < before)
+          report_.warnings.push_back("device memory: from block " + std::to_string(block_) + " on chunks of up to " +
+                                     std::to_string(stream_.chunk_tokens()) + " tokens, not " + std::to_string(before));
+      }
+    }
+  }
+
+  /// Both streams alike: their chunks go side by side.
+  bool reduce_streams() {
+    if (!float_stream_) return stream_.reduce();
+    if (!stream_.uniform() || !float_stream_->uniform()) return false;
+    bool const one = stream_.reduce();
+    return float_stream_->reduce() || one;
   }
 
   /// What was seen of a stage's inputs.
@@ -109,12 +141,17 @@ class model_quantizer {
   /// Collects a stage's inputs; the streams go on to that stage. `original` is the block in float, if its stream runs.
   seen collect(block_weights<B> const& block, block_weights<B> const* original, int stage) {
     auto const& config = weights_.config();
-    seen s{hessian<B>(b_, config.stage_inputs(stage)), {}};
     bool const residual = stage == context_stage || stage == down_stage;
-    if (original) s.moved.emplace(b_, config.stage_inputs(stage), residual ? config.hidden : 0);
+    seen s = with_less([&] {
+      seen empty{hessian<B>(b_, config.stage_inputs(stage)), {}};
+      if (original) empty.moved.emplace(b_, config.stage_inputs(stage), residual ? config.hidden : 0);
+      stream_.prepare(stage);
+      if (original) float_stream_->prepare(stage);
+      return empty;
+    });
     for (std::size_t c = 0; c < stream_.chunks().size(); ++c) {
+      auto const x = timed("forward", [&] { return with_less([&] { return stream_.input(stage, block, c); }); });
       auto const& chunk = stream_.chunks()[c];
-      auto const x = timed("forward", [&] { return stream_.input(stage, block, c); });
       try {
         timed("gram", [&] { s.h.add(x, static_cast<index_t>(chunk.bounds.size()) - 1); });
         if (original) {
@@ -148,8 +185,10 @@ class model_quantizer {
     view_of<B, typename B::activation> const stacked = weights.weight;
     auto const solved = timed("solve", [&] {
       try {
-        return s.moved ? quantize_stack(b_, stacked, s.h, *s.moved, options_.shift, options_.spec, solve_options_)
-                       : quantize_stack(b_, stacked, s.h, options_.spec, solve_options_);
+        return with_less([&] {
+          return s.moved ? quantize_stack(b_, stacked, s.h, *s.moved, options_.shift, options_.spec, solve_options_)
+                         : quantize_stack(b_, stacked, s.h, options_.spec, solve_options_);
+        });
       } catch (numeric_error const& e) {
         throw numeric_error(weights.linears.front().name + ": " + e.what());
       }
@@ -158,7 +197,9 @@ class model_quantizer {
       linear_record record{l.name, l.rows, l.inputs, solved.report(l.first_row, l.rows)};
       packed_linear packed = timed("pack", [&] {
         try {
-          return b_.pack(solved.linear, options_.format, l.first_row, l.rows, stacked.row_range(l.first_row, l.rows));
+          return with_less([&] {
+            return b_.pack(solved.linear, options_.format, l.first_row, l.rows, stacked.row_range(l.first_row, l.rows));
+          });
         } catch (numeric_error const& e) {
           throw numeric_error(l.name + ": " + e.what());
         }
@@ -179,6 +220,8 @@ class model_quantizer {
 
   B& b_;
   model_weights const& weights_;
+  block_loader<B> blocks_;
+  index_t block_ = 0;
   checkpoint_writer& writer_;
   pipeline_options const& options_;
   quantize_options solve_options_;
