@@ -102,7 +102,9 @@ class token_stream {
     options_.chunk_tokens = before / 2;
     divide(reached_.front());
     if (most_rows() == before) return false;
-    input_scratch_ = projections_ = output_scratch_ = matrix_of<B, activation>();
+    input_scratch_ = {};
+    projections_ = {};
+    output_scratch_ = {};
     states_.resize(most_rows());
     context_.resize(most_rows());
     make_scratch();
