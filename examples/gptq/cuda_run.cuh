@@ -1,11 +1,17 @@
-/// The device's side of device.hpp; included by the .cu files, one for each type, which take a minute each to compile.
+/// The device's side of device.hpp; included by the .cu files, one for each type.
 #pragma once
 
+#include "cuda_kernels.cuh"
 #include "device.hpp"
 
 #include <gptq/backend/cuda/forward.cuh>
 #include <gptq/model/pipeline.hpp>
 #include <gptq/model/stream_plan.hpp>
+
+APP_COLUMN_PASS(extern, 2)
+APP_COLUMN_PASS(extern, 3)
+APP_COLUMN_PASS(extern, 4)
+APP_COLUMN_PASS(extern, 8)
 
 namespace app {
 namespace cuda {

@@ -144,8 +144,8 @@ TEST_CASE("stream: the inputs of each stage are what the block computes there") 
     row += static_cast<index_t>(sample.size());
   }
   // Stage 2 follows from the states and stage 1, stage 3 from stage 2.
-  matrix<float> states(h.rows(), h.cols());
-  f.b.copy(h.view(), states.view());
+  matrix<float> states(h.rows, h.cols);
+  f.b.copy(h, states.view());
   decoder.add_context(block, x1, states);
   CHECK(max_difference(states, s.states()) <= rounding);
   for (index_t t = 0; t < s.tokens(); ++t)
