@@ -255,22 +255,18 @@ class lending_backend : public B {
   void fetch(matrix_view<float> from, matrix_view<float> to) { copy(from, to); }
   void store(matrix_view<float> from, matrix_view<float> to) { copy(from, to); }
   void fetch_ahead(matrix_view<float> from, matrix_view<float> to) {
-    REQUIRE(on_the_way_.size() == 0);
-    on_the_way_ = matrix<float>(from.rows, from.cols);
-    copy(from, on_the_way_.view());
-    to_ = to;
+    on_the_way_.push_back({matrix<float>(from.rows, from.cols), to});
+    copy(from, on_the_way_.back().first.view());
   }
   void join_fetch() {
-    if (on_the_way_.size() == 0) return;
-    copy(matrix_view<float const>(on_the_way_.view()), to_);
-    on_the_way_ = {};
-    ++fetched;
+    for (auto& [values, to] : on_the_way_) copy(matrix_view<float const>(values.view()), to);
+    fetched += static_cast<int>(on_the_way_.size());
+    on_the_way_.clear();
   }
   int fetched = 0;
 
  private:
-  matrix<float> on_the_way_;
-  matrix_view<float> to_;
+  std::vector<std::pair<matrix<float>, matrix_view<float>>> on_the_way_;
 };
 static_assert(gptq::fetching_backend<lending_backend> && !gptq::fetching_backend<B>);
 

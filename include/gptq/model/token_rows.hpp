@@ -17,7 +17,8 @@ inline namespace v0 {
 ///   b.make_pinned<T>(rows, cols)       a matrix in host memory
 ///   b.fetch(pinned, to)                pinned to backend, in the order of the other work
 ///   b.store(from, pinned)              the other way
-///   b.fetch_ahead(pinned, to)          begins after the work so far and runs beside what follows, until b.join_fetch()
+///   b.fetch_ahead(pinned, to)          begins after the work so far and runs beside what follows
+///   b.join_fetch()                     what comes now waits for all copies ahead
 template <class B>
 concept fetching_backend = forward_backend<B> && requires(B& b, view_of<B, typename B::activation> own) {
   b.store(own, b.template make_pinned<typename B::activation>(1, 1).view());
