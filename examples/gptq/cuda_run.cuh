@@ -49,7 +49,8 @@ gptq::pipeline_report quantize_on_cuda(std::size_t memory, std::filesystem::path
                                        std::vector<std::vector<std::int32_t>> const& samples,
                                        gptq::pipeline_options options, device_usage& usage) {
   auto backend = cuda::open_backend<T>(memory);
-  options.stream = gptq::plan_stream(gptq::read_model_config(model), samples, sizeof(T), backend.memory_budget());
+  options.stream = gptq::plan_stream(gptq::read_model_config(model), samples, sizeof(T), backend.memory_budget(),
+                                     options.shift.any() ? 2 : 1);
   auto report = gptq::quantize_model(backend, model, output, samples, options);
   cuda::describe(backend, memory, usage);
   usage.chunk_tokens = report.chunk_tokens;

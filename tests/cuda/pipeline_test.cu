@@ -11,7 +11,7 @@ TEMPLATE_TEST_CASE("cuda pipeline: the bundled model, folder to checkpoint", "",
 }
 
 TEST_CASE("cuda pipeline: where memory is short it goes on with less, and says so") {
-  test::check_short_of_memory<gptq::cuda_model_backend>();
+  test::check_short_of_memory<gptq::cuda_model_backend>(0);
 }
 
 TEST_CASE("cuda pipeline: states in pinned host memory and a budget change no bit of the result") {

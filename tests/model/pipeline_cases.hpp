@@ -67,9 +67,10 @@ void check_bundled_model(Backend& b, gptq::pipeline_options options) {
   CHECK(difference > 0);
 }
 
-/// Wherever memory runs out once, the run ends complete, or with an error and no folder; and it tells.
+/// Wherever memory runs out once, the run ends complete, or with an error and no folder; and it tells of smaller chunks,
+/// which a backend that reads ahead hardly needs.
 template <class Backend>
-void check_short_of_memory() {
+void check_short_of_memory(int least_told) {
   int completed = 0, told = 0;
   for (int at : {1, 5, 9, 14, 20, 27, 35, 44, 54, 65, 80, 120, 200}) {
     CAPTURE(at);
@@ -78,6 +79,7 @@ void check_short_of_memory() {
     gptq::pipeline_options options;
     options.quantize.measure = false;
     options.stream.chunk_tokens = 200;
+    options.stream.keep_bytes = 0;
     b.refuse_at = at;
     try {
       auto const report = gptq::quantize_model(b, bundled_model(), dir / "out", random_calibration(6), options);
@@ -93,7 +95,7 @@ void check_short_of_memory() {
     }
   }
   CHECK(completed >= 8);
-  CHECK(told >= 1);
+  CHECK(told >= least_told);
 }
 
 }  // namespace test

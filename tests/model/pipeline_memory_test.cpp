@@ -9,5 +9,5 @@ TEST_CASE("pipeline: the bundled model, folder to checkpoint") {
 }
 
 TEST_CASE("pipeline: where memory is short it goes on with less, and says so") {
-  test::check_short_of_memory<gptq::host_model_backend>();
+  test::check_short_of_memory<gptq::host_model_backend>(1);
 }

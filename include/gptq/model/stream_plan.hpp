@@ -23,7 +23,8 @@ struct stream_needs {
   double attention = 0;  ///< scores in work
 };
 
-inline stream_needs stream_memory(model_config const& c, index_t tokens, std::size_t element) {
+/// `streams`: 2 where the float model runs beside the quantized one.
+inline stream_needs stream_memory(model_config const& c, index_t tokens, std::size_t element, int streams = 1) {
   auto const wide = static_cast<double>(element);
   auto const n = static_cast<double>(tokens);
   auto const size = [](index_t x) { return static_cast<double>(x); };
@@ -41,6 +42,15 @@ inline stream_needs stream_memory(model_config const& c, index_t tokens, std::si
   double const outputs = (std::max)(size(c.stage_inputs(context_stage)), size(c.mlp));
   needs.per_token = wide * (size(c.hidden) + projections + outputs);
   needs.attention = 384.0 * (1 << 20);
+  if (streams > 1) {  // the same once more, and what tells one from the other
+    double widest = 0;
+    for (int s = 0; s < stage_count; ++s) widest = (std::max)(widest, size(c.stage_inputs(s)));
+    needs.states *= 2;
+    needs.product *= 2;
+    needs.weights *= 1.5;
+    needs.per_token *= 2;
+    needs.solve += 3 * 4 * widest * widest;
+  }
   return needs;
 }
 
@@ -48,8 +58,8 @@ inline stream_needs stream_memory(model_config const& c, index_t tokens, std::si
 /// elements of that size: states go to host memory only if they leave no room to work, chunks are as large as they can
 /// be up to `most`. A stream that turns out not to fit can still reduce().
 inline stream_options plan_stream(model_config const& c, index_t tokens, index_t longest, std::size_t element,
-                                  std::size_t budget, index_t most = 16384) {
-  stream_needs const needs = stream_memory(c, tokens, element);
+                                  std::size_t budget, int streams = 1, index_t most = 16384) {
+  stream_needs const needs = stream_memory(c, tokens, element, streams);
   auto const all = static_cast<double>(budget);
   index_t const least = (std::min)(tokens, (std::max)(longest, index_t(2048)));
   auto const chunk = [&](double taken, double per_token) {
@@ -70,20 +80,20 @@ inline stream_options plan_stream(model_config const& c, index_t tokens, index_t
   }
   double const scratch = needs.per_token * static_cast<double>(options.chunk_tokens);
   if (needs.states + work + scratch + needs.product <= all)
-    options.keep_bytes = static_cast<std::size_t>(needs.product) + 1;
+    options.keep_bytes = static_cast<std::size_t>(needs.product / streams) + 1;
   return options;
 }
 
 /// The same for the samples themselves.
 inline stream_options plan_stream(model_config const& c, std::vector<std::vector<std::int32_t>> const& samples,
-                                  std::size_t element, std::size_t budget) {
+                                  std::size_t element, std::size_t budget, int streams = 1) {
   std::size_t tokens = 0;
   std::size_t longest = 0;
   for (auto const& s : samples) {
     tokens += s.size();
     longest = (std::max)(longest, s.size());
   }
-  return plan_stream(c, static_cast<index_t>(tokens), static_cast<index_t>(longest), element, budget);
+  return plan_stream(c, static_cast<index_t>(tokens), static_cast<index_t>(longest), element, budget, streams);
 }
 
 }  // namespace v0
