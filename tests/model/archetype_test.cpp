@@ -73,6 +73,9 @@ class archetype {
   void rms_norm(const_view x, const_view w, float eps, bool unit_offset, view y) {
     compute(y, [&](auto out) { host_.rms_norm(load(x), load(w), eps, unit_offset, out); });
   }
+  void norm_heads(view x, gptq::head_layout layout, index_t heads, const_view w, float eps, bool unit_offset) {
+    compute(x, [&](auto out) { host_.norm_heads(out, layout, heads, load(w), eps, unit_offset); });
+  }
   void linear(const_view x, const_view w, const_view bias, view y) {
     compute(y, [&](auto out) { host_.linear(load(x), load(w), load(bias), out); });
   }
@@ -91,6 +94,9 @@ class archetype {
   }
   void add(const_view x, view y) {
     compute(y, [&](auto out) { host_.add(load(x), out); });
+  }
+  void softcap(float cap, view y) {
+    compute(y, [&](auto out) { host_.softcap(cap, out); });
   }
   void cross_entropy(const_view logits, ids targets, std::span<double> nll) {
     host_.cross_entropy(load(logits), same(targets), nll);

@@ -2,9 +2,13 @@
 
 #include <gptq/model/config.hpp>
 
+#include <cmath>
 #include <limits>
 #include <string>
+#include <utility>
+#include <vector>
 
+using Catch::Matchers::WithinRel;
 using gptq::index_t;
 using gptq::json;
 
@@ -81,7 +85,7 @@ TEST_CASE("config: a family that is not supported is refused by name, with those
   GPTQ_REQUIRE_SHARED("configs");
   std::string const message =
       test::message_of([] { gptq::read_model_config(test::shared_dir() / "configs/pythia-410m"); });
-  CHECK_THAT(message, test::contains("gpt_neox") && test::contains("llama, mistral, qwen2") &&
+  CHECK_THAT(message, test::contains("gpt_neox") && test::contains("llama, mistral, phi3, qwen2") &&
                           test::contains("pythia-410m") && test::contains("model_type"));
 }
 
@@ -229,8 +233,8 @@ TEST_CASE("config: missing, ill-typed and absurd keys are named") {
 TEST_CASE("config: rotary settings that can't be served are named") {
   json config = valid();
   SECTION("an unknown rule") {
-    config["rope_scaling"] = {{"rope_type", "yarn"}, {"factor", 4.0}};
-    CHECK_THAT(refusal(config), test::contains("rope_type") && test::contains("yarn") && test::contains("llama3"));
+    config["rope_scaling"] = {{"rope_type", "spiral"}, {"factor", 4.0}};
+    CHECK_THAT(refusal(config), test::contains("rope_type") && test::contains("spiral") && test::contains("llama3"));
   }
   SECTION("no factor") {
     config["rope_scaling"] = {{"type", GENERATE("linear", "dynamic", "llama3")}};
@@ -258,4 +262,107 @@ TEST_CASE("config: rotary settings that can't be served are named") {
                                  {"sliding_attention", {{"rope_theta", 1e4}}}};
     CHECK_THAT(refusal(config), test::contains("rope_parameters"));
   }
+}
+
+TEST_CASE("config: yarn and longrope settings") {
+  json config = valid();
+  SECTION("yarn scales cosines and sines by what its factor implies, unless told") {
+    config["rope_scaling"] = {{"type", "yarn"}, {"factor", 4.0}, {"original_max_position_embeddings", 32}};
+    auto const c = parse(config);
+    CHECK(c.rope.type == gptq::rope_type::yarn);
+    CHECK(c.rope.original_positions == 32);
+    CHECK(c.rope.high_frequency == 32);
+    CHECK(c.rope.low_frequency == 1);
+    CHECK(c.rope.whole_pairs);
+    CHECK_THAT(c.rope.scale, WithinRel(0.1 * std::log(4.0) + 1, 1e-12));
+    config["rope_scaling"]["attention_factor"] = 1.25;
+    CHECK(parse(config).rope.scale == 1.25);
+    config["rope_scaling"]["attention_factor"] = nullptr;
+    config["rope_scaling"]["mscale"] = 1.0;
+    config["rope_scaling"]["mscale_all_dim"] = 1.0;
+    CHECK(parse(config).rope.scale == 1);
+  }
+  SECTION("yarn without an original length takes max_position_embeddings") {
+    config["rope_scaling"] = {{"type", "yarn"}, {"factor", 4.0}};
+    CHECK(parse(config).rope.original_positions == 64);
+  }
+  SECTION("longrope by its names, old and new") {
+    config["model_type"] = "phi3";
+    config["original_max_position_embeddings"] = 16;
+    std::string const name = GENERATE("longrope", "su", "yarn");
+    json const factors = {1.0, 2.0, 3.0, 4.0};
+    config["rope_scaling"] = {{"type", name}, {"short_factor", factors}, {"long_factor", factors}};
+    auto const c = parse(config);
+    CHECK(c.rope.type == gptq::rope_type::longrope);
+    CHECK(c.rope.original_positions == 16);
+    CHECK(c.rope.factor == 4);
+    CHECK_THAT(c.rope.scale, WithinRel(std::sqrt(1 + std::log(4.0) / std::log(16.0)), 1e-12));
+    CHECK(c.rope.long_factors == std::vector<double>{1, 2, 3, 4});
+  }
+  SECTION("longrope with lists that are no lists of numbers for each pair") {
+    json const factors = {1.0, 2.0, 3.0, 4.0};
+    config["rope_scaling"] = {
+        {"type", "longrope"}, {"factor", 4.0}, {"short_factor", factors}, {"long_factor", factors}};
+    config["rope_scaling"]["long_factor"] =
+        GENERATE(json(1.0), json::array({1.0, 2.0}), json::array({1.0, 2.0, 3.0, 0.0}), json::array({1, 2, 3, "4"}));
+    CHECK_THAT(refusal(config), test::contains("long_factor"));
+  }
+}
+
+TEST_CASE("config: TeleChat2 in its own spelling and in the usual one") {
+  json config = json::parse(R"({"model_type": "telechat", "hidden_size": 16, "ffn_hidden_size": 24, "n_layer": 2,
+    "n_head": 2, "num_key_value_heads": null, "vocab_size": 32, "layer_norm_epsilon": 1e-5, "base_seqlen": 8192,
+    "training_seqlen": 32768})");
+  SECTION("its own") {}
+  SECTION("the usual") {
+    for (auto const& [own, usual] :
+         {std::pair{"ffn_hidden_size", "intermediate_size"}, std::pair{"n_layer", "num_hidden_layers"},
+          std::pair{"n_head", "num_attention_heads"}, std::pair{"layer_norm_epsilon", "rms_norm_eps"}}) {
+      config[usual] = config[own];
+      config.erase(own);
+    }
+    config["hidden_act"] = "silu";
+    config["num_key_value_heads"] = 2;
+  }
+  auto const c = parse(config);
+  CHECK(c.mlp == 24);
+  CHECK(c.blocks == 2);
+  CHECK(c.heads == 2);
+  CHECK(c.kv_heads == 2);
+  CHECK(c.head_dim == 8);
+  CHECK(c.norm_eps == 1e-5f);
+  CHECK(c.max_positions == 32768);
+  CHECK(c.activation == gptq::activation_function::silu);
+  CHECK(c.rope.type == gptq::rope_type::telechat);
+  CHECK(c.rope.original_positions == 8192);
+  CHECK(c.rope.trained_positions == 32768);
+  CHECK(c.rope.theta == 10000);
+
+  config.erase("base_seqlen");
+  CHECK_THAT(refusal(config), test::contains("base_seqlen"));
+  config.erase("training_seqlen");
+  CHECK(parse(config).rope.type == gptq::rope_type::none);
+}
+
+TEST_CASE("config: what only some families have") {
+  json config = valid();
+  config["attn_logit_softcapping"] = 10.0;
+  config["query_pre_attn_scalar"] = 4;
+  CHECK(parse(config).score_softcap == 0);
+  CHECK(parse(config).embedding_scale == 1);
+  CHECK_THAT(parse(config).score_scale, WithinRel(1 / std::sqrt(8.0f), 1e-6f));
+  config["model_type"] = "gemma2";
+  config["sliding_window"] = 9;
+  auto const c = parse(config);
+  CHECK(c.score_softcap == 10);
+  CHECK(c.logit_softcap == 30);
+  CHECK(c.score_scale == 0.5f);
+  CHECK(c.embedding_scale == 4);
+  CHECK(c.windows == std::vector<index_t>{9, 0});
+  config["final_logit_softcapping"] = nullptr;
+  CHECK(parse(config).logit_softcap == 0);
+  config.erase("tie_word_embeddings");
+  CHECK(parse(config).tied);
+  config["use_bidirectional_attention"] = true;
+  CHECK_THAT(refusal(config), test::contains("use_bidirectional_attention"));
 }

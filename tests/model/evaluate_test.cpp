@@ -33,6 +33,22 @@ TEST_CASE("evaluate: perplexity of the bundled model on Shakespeare, and of a br
              !WithinRel(49.91, test::perplexity_bound));
 }
 
+TEST_CASE("evaluate: perplexity of models of other families on WikiText-2", "[slow]") {
+  struct row {
+    char const* folder;
+    double perplexity;
+  };
+  auto const r = GENERATE(row{"web-qwen3-8m", 116.97}, row{"web-telechat2-9m", 154.63});
+  GPTQ_REQUIRE_SHARED("text/wikitext2_raw_test.txt");
+  auto const path = test::shared_dir() / "models" / r.folder;
+  auto ids = test::ids_of(path, test::shared_dir() / "text/wikitext2_raw_test.txt");
+  ids.resize(200'000);
+  gptq::host_forward b;
+  auto const e = gptq::evaluate(b, gptq::model_weights(path), ids);
+  CHECK_THAT(e.perplexity, WithinRel(r.perplexity, test::perplexity_bound));
+  CHECK(e.windows == 390);
+}
+
 TEST_CASE("evaluate: quantized folders of another tool give the perplexity and divergence it measured", "[slow]") {
   struct row {
     char const* folder;

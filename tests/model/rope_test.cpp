@@ -59,25 +59,77 @@ TEST_CASE("rope: llama3 scaling keeps short wavelengths, divides long ones and b
   CHECK(blended > 0);
 }
 
-TEST_CASE("rope: tables hold cosine and sine of position times frequency") {
+TEST_CASE("rope: yarn keeps pairs that turn often, divides those that turn less than once, and blends between") {
+  rope_config c{.type = rope_type::yarn, .dim = 128, .theta = 1e6, .factor = 4};
+  c.low_frequency = 1;
+  c.high_frequency = 32;
+  c.original_positions = 32768;
+  auto const scaled = gptq::rope_frequencies(c);
+  c.type = rope_type::none;
+  auto const plain = gptq::rope_frequencies(c);
+  // 64·ln(32768/(2π·32))/ln(1e6) = 23.59… and 64·ln(32768/2π)/ln(1e6) = 39.65…, to whole pairs outwards.
+  for (std::size_t i = 0; i < 64; ++i) {
+    double const kept = i <= 23 ? 1 : i >= 40 ? 0 : 1 - (double(i) - 23) / 17;
+    CHECK_THAT(scaled[i], WithinRel(plain[i] * (kept + (1 - kept) / 4), 1e-12));
+  }
+}
+
+TEST_CASE("rope: longrope divides by one list up to the original length and by another beyond") {
+  rope_config c{.type = rope_type::longrope, .dim = 4, .theta = 1e4};
+  c.original_positions = 10;
+  c.short_factors = {1, 2};
+  c.long_factors = {4, 5};
+  CHECK_THAT(gptq::rope_frequencies(c, 10)[1], WithinRel(0.01 / 2, 1e-14));
+  CHECK_THAT(gptq::rope_frequencies(c, 11)[0], WithinRel(1.0 / 4, 1e-14));
+  CHECK_THAT(gptq::rope_frequencies(c, 11)[1], WithinRel(0.01 / 5, 1e-14));
+}
+
+TEST_CASE("rope: TeleChat2's base grows with the length it was trained on, and beyond with the text") {
+  rope_config c{.type = rope_type::telechat, .dim = 8, .theta = 1e4};
+  c.original_positions = 8192;
+  auto const growth = [&](gptq::index_t trained, gptq::index_t length) {
+    c.trained_positions = trained;
+    double const base = std::pow(gptq::rope_frequencies(c, length)[1], -4);
+    return std::pow(base / 1e4, 6.0 / 8);
+  };
+  CHECK_THAT(growth(8192, 100), WithinRel(1.0, 1e-12));
+  CHECK_THAT(growth(8192, 8192), WithinRel(1.0, 1e-12));
+  CHECK_THAT(growth(4096, 1), WithinRel(1.0, 1e-12));
+  CHECK_THAT(growth(32768, 100), WithinRel(7.0, 1e-12));
+  CHECK_THAT(growth(32768, 32769), WithinRel(15.0, 1e-12));
+  CHECK_THAT(growth(8192, 8193), WithinRel(3.0, 1e-12));
+  CHECK(gptq::rope_scale(c, 8192) == 1);
+  CHECK_THAT(gptq::rope_scale(c, 16384), WithinRel(0.1 * std::log(2.0) + 1, 1e-14));
+}
+
+TEST_CASE("rope: tables hold cosine and sine of position times frequency, times the scale") {
   gptq::host_forward b;
-  auto const tables = gptq::make_rotary_tables(b, {.dim = 6, .theta = 100}, 5);
-  REQUIRE(tables.cosines.rows() == 5);
-  REQUIRE(tables.sines.cols() == 3);
+  double const scale = GENERATE(1.0, 1.5);
+  gptq::rotary_tables<gptq::host_forward> const tables(b, {.dim = 6, .theta = 100, .scale = scale}, {3, 5});
+  REQUIRE(tables.cosines().rows == 5);
+  REQUIRE(tables.sines().cols == 3);
+  CHECK(tables.first_row(3) == 0);
+  CHECK(tables.first_row(5) == 0);
+  CHECK_THROWS_AS(tables.first_row(4), gptq::shape_error);
   for (gptq::index_t p = 0; p < 5; ++p)
     for (gptq::index_t i = 0; i < 3; ++i) {
       double const angle = double(p) * std::pow(100.0, -double(i) / 3);
-      CHECK_THAT(double(tables.cosines(p, i)), WithinAbs(std::cos(angle), 1e-7));
-      CHECK_THAT(double(tables.sines(p, i)), WithinAbs(std::sin(angle), 1e-7));
+      CHECK_THAT(double(tables.cosines()(p, i)), WithinAbs(scale * std::cos(angle), 2e-7));
+      CHECK_THAT(double(tables.sines()(p, i)), WithinAbs(scale * std::sin(angle), 2e-7));
     }
 }
 
-TEST_CASE("rope: dynamic scaling changes nothing up to the trained length and is refused beyond") {
+TEST_CASE("rope: dynamic scaling changes nothing up to the trained length; a longer text has a table of its own") {
   gptq::host_forward b;
   rope_config c{.type = rope_type::dynamic, .dim = 4, .factor = 2};
   c.original_positions = 10;
-  auto const tables = gptq::make_rotary_tables(b, c, 10);
-  auto const plain = gptq::make_rotary_tables(b, {.dim = 4}, 10);
-  CHECK(tables.cosines(9, 1) == plain.cosines(9, 1));
-  CHECK_THROWS_AS(gptq::make_rotary_tables(b, c, 11), gptq::shape_error);
+  gptq::rotary_tables<gptq::host_forward> const tables(b, c, {15, 10, 4, 15});
+  gptq::rotary_tables<gptq::host_forward> const plain(b, {.dim = 4}, {10});
+  CHECK(tables.cosines().rows == 25);
+  CHECK(tables.first_row(4) == 0);
+  CHECK(tables.first_row(10) == 0);
+  REQUIRE(tables.first_row(15) == 10);
+  CHECK(tables.sines()(9, 1) == plain.sines()(9, 1));
+  double const base = 1e4 * std::pow(2.0 * 15 / 10 - 1, 2);
+  CHECK_THAT(double(tables.sines()(10 + 9, 1)), WithinRel(std::sin(9 / std::sqrt(base)), 1e-6));
 }

@@ -115,7 +115,7 @@ TEST_CASE("stream: the inputs of each stage are what the block computes there") 
   fixture f;
   auto const block = gptq::load_block(f.b, f.weights, 0);
   auto s = f.start();
-  gptq::decoder_block<B> const decoder(f.b, f.weights.config(), 30);
+  gptq::decoder_block<B> const decoder(f.b, f.weights.config(), {30});
   auto const x0 = f.inputs(s, 0, block);
   auto const x1 = f.inputs(s, 1, block);
   auto const saved = s.save();
@@ -127,7 +127,7 @@ TEST_CASE("stream: the inputs of each stage are what the block computes there") 
   for (index_t t = 0; t < s.tokens(); ++t) {
     double squares = 0;
     for (index_t c = 0; c < 16; ++c) {
-      double const v = double(x0(t, c)) / double(block.attention_norm(0, c));
+      double const v = double(x0(t, c)) / double(block.norms[gptq::attention_norm](0, c));
       squares += v * v;
     }
     CHECK_THAT(squares / 16, Catch::Matchers::WithinAbs(1, 1e-3));
@@ -146,7 +146,7 @@ TEST_CASE("stream: the inputs of each stage are what the block computes there") 
   // Stage 2 follows from the states and stage 1, stage 3 from stage 2.
   matrix<float> states(h.rows, h.cols);
   f.b.copy(h, states.view());
-  decoder.add_context(block, x1, states);
+  decoder.add_context(block, x1, {}, states);
   CHECK(max_difference(states, s.states()) <= rounding);
   for (index_t t = 0; t < s.tokens(); ++t)
     for (index_t n = 0; n < 24; ++n) {

@@ -87,10 +87,11 @@ TEST_CASE("weights: a stage's layers are stacked, with their biases beside") {
   gptq::host_forward b;
   auto const loaded = gptq::load_block(b, weights, 1);
   CHECK(loaded.number == 1);
+  CHECK(loaded.norms[gptq::query_norm].size() == 0);
   CHECK(loaded.stages[0].linears[2].name == "model.layers.1.self_attn.v_proj");
   CHECK(loaded.stages[0].linears[2].first_row == 24);
   check_equal(loaded.stages[3].weight, values_of(model.at("model.layers.1.mlp.down_proj.weight")));
-  check_equal(loaded.mlp_norm, values_of(model.at("model.layers.1.post_attention_layernorm.weight")));
+  check_equal(loaded.norms[gptq::mlp_norm], values_of(model.at("model.layers.1.post_attention_layernorm.weight")));
 }
 
 TEST_CASE("weights: the head is tied by what is stored, then by the key") {

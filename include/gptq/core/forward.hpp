@@ -47,24 +47,28 @@ struct attention_shape {
 
 /// The requirements. For a backend b; `x` and `y` are activations, weights are [out × in]:
 ///
-///   b.make<T>(rows, cols)                      an uninitialised matrix
-///   b.adopt<T>(host_matrix)                    the host matrix as one of T in the backend's memory; a move where it
-///                                              can be
-///   b.copy(from, to) · b.download(view, host)  elements as they are; download waits
-///   b.embed(ids, table, scale, y)              y(t, :) = scale·table(ids(0, t), :); ids are [1 × tokens] and valid
-///   b.rms_norm(x, weight, eps, unit_offset, y) y = x / sqrt(mean(x²) + eps) · (weight, or 1 + weight); y may be x; rows
-///                                              may be strided
-///   b.linear(x, w, bias, y)                    y = x·wᵀ + bias; an empty view is no bias
-///   b.add_linear(x, w, bias, y)                y += x·wᵀ + bias
+///   b.make<T>(rows, cols)                an uninitialised matrix
+///   b.adopt<T>(host_matrix)              the host matrix as one of T in the backend's memory; a move where it can be
+///   b.copy(from, to)
+///   b.download(view, host)               elements as they are; download waits
+///   b.embed(ids, table, scale, y)        y(t, :) = scale·table(ids(0, t), :); ids are [1 × tokens] and valid
+///   b.rms_norm(x, weight, eps, unit_offset, y)
+///                                        y = x / sqrt(mean(x²) + eps) · (weight, or 1 + weight); y may be x; rows may be
+///                                        strided
+///   b.norm_heads(x, layout, heads, weight, eps, unit_offset)
+///                                        the same in place, for each head by itself; weight is [1 × head_dim]
+///   b.linear(x, w, bias, y)              y = x·wᵀ + bias; an empty view is no bias
+///   b.add_linear(x, w, bias, y)          y += x·wᵀ + bias
 ///   b.rotate(x, layout, heads, cos, sin, positions)
-///                                              in place, half-split: with c = cos(p, i), s = sin(p, i),
-///                                              p = positions(0, t): (x_i, x_{i+r}) ← (c·x_i − s·x_{i+r},
-///                                              c·x_{i+r} + s·x_i), i < r; tables are [positions × r], columns of a
-///                                              head beyond 2r stay as they are
-///   b.attention(q, k, v, bounds, shape, y)     causal softmax attention; y [queries × heads·head_dim], heads in order.
-///                                              No matrix of queries × keys for all heads at once
-///   b.gated_activation(f, gate, up, y)         y = f(gate)·up; y may be gate
-///   b.add(x, y)                                y += x
+///                                        in place, half-split: with c = cos(p, i), s = sin(p, i), p = positions(0, t)
+///                                        (x_i, x_{i+r}) ← (c·x_i − s·x_{i+r}, c·x_{i+r} + s·x_i), i < r; tables are
+///                                        [positions × r], columns of a head beyond 2r stay as they are
+///   b.attention(q, k, v, bounds, shape, y)
+///                                        causal softmax attention; y [queries × heads·head_dim], heads in order. No
+///                                        matrix of queries × keys for all heads at once
+///   b.gated_activation(f, gate, up, y)   y = f(gate)·up; y may be gate
+///   b.add(x, y)                          y += x
+///   b.softcap(c, y)                      y ← c·tanh(y / c)
 template <class B>
 concept forward_backend = requires {
   typename B::activation;
@@ -83,12 +87,14 @@ concept forward_backend = requires {
   b.download(x, host);
   b.embed(ids, x, s, y);
   b.rms_norm(x, x, s, bool(), y);
+  b.norm_heads(y, head_layout(), n, x, s, bool());
   b.linear(x, x, x, y);
   b.add_linear(x, x, x, y);
   b.rotate(y, head_layout(), n, table, table, ids);
   b.attention(x, x, x, bounds, shape, y);
   b.gated_activation(f, x, x, y);
   b.add(x, y);
+  b.softcap(s, y);
 };
 
 /// What measuring a model asks for on top: one number per token from a row of logits.

@@ -2,6 +2,8 @@
 /// the weights to use, and nothing else: whoever walks decides what is quantized and what is kept.
 ///
 ///   h ─ norm ─► X₀ ─ q,k,v, rotate, attention ─► X₁ ─ h += o·X₁, norm ─► X₂ ─ gate, up, act ─► X₃ ─ h += down·X₃
+///
+/// Some families have a norm of every head's query and key before the rotation, and one of o·X₁ and down·X₃.
 #pragma once
 
 #include <gptq/core/forward.hpp>
@@ -10,7 +12,7 @@
 #include <gptq/model/rope.hpp>
 
 #include <array>
-#include <cmath>
+#include <utility>
 #include <vector>
 
 namespace gptq {
@@ -28,12 +30,11 @@ struct stage_weights {
 template <forward_backend B>
 struct block_weights {
   index_t number = 0;
-  matrix_of<B, typename B::activation> attention_norm;  ///< [1 × hidden]
-  matrix_of<B, typename B::activation> mlp_norm;        ///< [1 × hidden]
+  std::array<matrix_of<B, typename B::activation>, norm_count> norms;  ///< by block_norm; empty: none
   std::array<stage_weights<B>, stage_count> stages;
 };
 
-/// Some whole samples of a stream: where they begin, and the position of every token in its sample.
+/// Some whole samples of a stream: where they begin, and each token's row of the rotary tables.
 template <forward_backend B>
 struct token_range {
   index_t first = 0;  ///< row among the states
@@ -50,47 +51,43 @@ class decoder_block {
   using view = view_of<B, typename B::activation>;
   using const_view = view_of<B, typename B::activation const>;
 
-  /// Serves samples of up to `positions` tokens.
-  decoder_block(B& backend, model_config const& config, index_t positions)
-      : backend_(&backend), config_(config), tables_(make_rotary_tables(backend, config.rope, positions)) {
-    index_t const dim = config.head_dim;
-    shape_ = {.heads = config.heads,
-              .kv_heads = config.kv_heads,
-              .head_dim = dim,
-              .query = {0, dim},
-              .key = {config.heads * dim, dim},
-              .value = {(config.heads + config.kv_heads) * dim, dim},
-              .scale = static_cast<float>(1 / std::sqrt(double(dim)))};
-  }
+  /// Serves samples of these lengths.
+  decoder_block(B& backend, model_config const& config, std::vector<index_t> lengths)
+      : backend_(&backend),
+        config_(config),
+        tables_(backend, config.rope, std::move(lengths)),
+        shape_(config.attention()) {}
 
   [[nodiscard]] model_config const& config() const { return config_; }
 
+  /// token_range::positions of the first token of a sample of that length; the others follow.
+  [[nodiscard]] index_t first_position(index_t length) const { return tables_.first_row(length); }
+
   /// x = X₀ [tokens × hidden]
-  void attention_input(block_weights<B> const& w, const_view h, view x) const {
-    backend_->rms_norm(h, w.attention_norm, config_.norm_eps, false, x);
-  }
+  void attention_input(block_weights<B> const& w, const_view h, view x) const { norm(h, w.norms[attention_norm], x); }
 
   /// context = X₁ [tokens × heads·head_dim], with room for the projections [tokens × stage_outputs(attention_stage)]
   void attention(block_weights<B> const& w, token_range<B> const& tokens, const_view x, view projections,
                  view context) const {
     project(w.stages[attention_stage], x, projections);
-    backend_->rotate(projections, shape_.query, shape_.heads, tables_.cosines, tables_.sines, tokens.positions);
-    backend_->rotate(projections, shape_.key, shape_.kv_heads, tables_.cosines, tables_.sines, tokens.positions);
+    norm_heads(w.norms[query_norm], shape_.query, shape_.heads, projections);
+    norm_heads(w.norms[key_norm], shape_.key, shape_.kv_heads, projections);
+    backend_->rotate(projections, shape_.query, shape_.heads, tables_.cosines(), tables_.sines(), tokens.positions);
+    backend_->rotate(projections, shape_.key, shape_.kv_heads, tables_.cosines(), tables_.sines(), tokens.positions);
     attention_shape shape = shape_;
     shape.window = config_.windows[static_cast<std::size_t>(w.number)];
     const_view const fused = projections;
     backend_->attention(fused, fused, fused, {tokens.bounds, tokens.bounds}, shape, context);
   }
 
-  /// h += o·X₁
-  void add_context(block_weights<B> const& w, const_view context, view h) const {
-    accumulate(w.stages[context_stage], context, h);
+  /// h += o·X₁, with room for a result that is normed first [tokens × hidden]
+  void add_context(block_weights<B> const& w, const_view context, view scratch, view h) const {
+    if (config_.residual_after_norm) norm(h, w.norms[attention_norm], h);
+    accumulate(w.stages[context_stage], context, w.norms[attention_output_norm], scratch, h);
   }
 
   /// x = X₂ [tokens × hidden]
-  void mlp_input(block_weights<B> const& w, const_view h, view x) const {
-    backend_->rms_norm(h, w.mlp_norm, config_.norm_eps, false, x);
-  }
+  void mlp_input(block_weights<B> const& w, const_view h, view x) const { norm(h, w.norms[mlp_norm], x); }
 
   /// product = X₃ [tokens × mlp], with room for the projections [tokens × stage_outputs(gate_up_stage)]
   void mlp(block_weights<B> const& w, const_view x, view projections, view product) const {
@@ -99,15 +96,27 @@ class decoder_block {
                                projections.col_range(config_.mlp, config_.mlp), product);
   }
 
-  /// h += down·X₃
-  void add_product(block_weights<B> const& w, const_view product, view h) const {
-    accumulate(w.stages[down_stage], product, h);
+  /// h += down·X₃, with room for a result that is normed first [tokens × hidden]
+  void add_product(block_weights<B> const& w, const_view product, view scratch, view h) const {
+    if (config_.residual_after_norm) norm(h, w.norms[mlp_norm], h);
+    accumulate(w.stages[down_stage], product, w.norms[mlp_output_norm], scratch, h);
   }
 
  private:
   void project(stage_weights<B> const& s, const_view x, view y) const { backend_->linear(x, s.weight, s.bias, y); }
-  void accumulate(stage_weights<B> const& s, const_view x, view y) const {
-    backend_->add_linear(x, s.weight, s.bias, y);
+  void norm(const_view x, const_view weight, view y) const {
+    backend_->rms_norm(x, weight, config_.norm_eps, config_.family->norm_offset, y);
+  }
+  void norm_heads(matrix_of<B, typename B::activation> const& weight, head_layout layout, index_t heads, view x) const {
+    if (weight.rows() != 0)
+      backend_->norm_heads(x, layout, heads, weight, config_.norm_eps, config_.family->norm_offset);
+  }
+  void accumulate(stage_weights<B> const& s, const_view x, matrix_of<B, typename B::activation> const& output_norm,
+                  view scratch, view y) const {
+    if (output_norm.rows() == 0) return backend_->add_linear(x, s.weight, s.bias, y);
+    backend_->linear(x, s.weight, s.bias, scratch);
+    norm(scratch, output_norm, scratch);
+    backend_->add(scratch, y);
   }
 
   B* backend_;

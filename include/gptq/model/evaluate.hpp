@@ -29,7 +29,7 @@ class output_head {
 
   output_head(B& backend, model_weights const& weights)
       : backend_(&backend),
-        eps_(weights.config().norm_eps),
+        config_(weights.config()),
         norm_(backend.template adopt<activation>(weights.final_norm())),
         head_(backend.template adopt<activation>(weights.head())) {}
 
@@ -43,14 +43,15 @@ class output_head {
     }
     view const x = view(normed_).row_range(0, states.rows);
     view const y = view(logits_).row_range(0, states.rows);
-    backend_->rms_norm(states, norm_, eps_, false, x);
+    backend_->rms_norm(states, norm_, config_.norm_eps, config_.family->norm_offset, x);
     backend_->linear(x, head_, const_view(), y);
+    if (config_.logit_softcap > 0) backend_->softcap(config_.logit_softcap, y);
     return y;
   }
 
  private:
   B* backend_;
-  float eps_;
+  model_config config_;
   matrix_of<B, activation> norm_;
   matrix_of<B, activation> head_;
   matrix_of<B, activation> normed_;

@@ -28,6 +28,10 @@ class model_names {
   model_names(model_config config, std::string root) : config_(std::move(config)), root_(std::move(root)) {}
 
   [[nodiscard]] std::string embedding() const { return root_ + std::string(rule().embedding) + ".weight"; }
+  /// Empty where tokens begin with their embedding as it is.
+  [[nodiscard]] std::string embedding_norm() const {
+    return config_.embedding_norm ? root_ + std::string(rule().embedding_norm) + ".weight" : std::string();
+  }
   [[nodiscard]] std::string final_norm() const { return root_ + std::string(rule().final_norm) + ".weight"; }
   [[nodiscard]] std::string head_module() const { return std::string(rule().head); }
   [[nodiscard]] std::string head() const { return head_module() + ".weight"; }
@@ -36,10 +40,11 @@ class model_names {
   [[nodiscard]] std::string block(index_t i) const {
     return root_ + std::string(rule().blocks) + std::to_string(i) + ".";
   }
-  [[nodiscard]] std::string attention_norm(index_t i) const {
-    return block(i) + std::string(rule().attention_norm) + ".weight";
+  /// Empty where the family has no such norm.
+  [[nodiscard]] std::string norm(index_t i, block_norm which) const {
+    std::string_view const name = rule().norms[which];
+    return name.empty() ? std::string() : block(i) + std::string(name) + ".weight";
   }
-  [[nodiscard]] std::string mlp_norm(index_t i) const { return block(i) + std::string(rule().mlp_norm) + ".weight"; }
 
   /// The linear layers of one stage of block i, in the order of their outputs.
   [[nodiscard]] std::vector<linear_info> linears(index_t i, int stage) const {

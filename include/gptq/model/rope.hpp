@@ -5,19 +5,24 @@
 #include <gptq/core/forward.hpp>
 #include <gptq/core/matrix.hpp>
 
+#include <algorithm>
 #include <cmath>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace gptq {
 inline namespace v0 {
 
-/// How frequencies f are scaled, with s the factor:
-///   none     f
-///   linear   f / s
-///   dynamic  a larger base for text longer than the model was trained on; up to that length, f
-///   llama3   f / s for wavelengths beyond original/low, f below original/high, blended between
-enum class rope_type : unsigned char { none, linear, dynamic, llama3 };
+/// How frequencies f are scaled, with s the factor, L the length of a text, M that of the texts trained on at first:
+///   none      f
+///   linear    f / s
+///   dynamic   the base grows by ((s·L/M) − (s−1))^(d/(d−2)) for L > M; up to M, f
+///   llama3    f / s for wavelengths beyond M/low, f below M/high, blended between
+///   yarn      f / s for pairs that turn less than `low` times in M, f beyond `high` times, blended by pair between
+///   longrope  f / short_factors up to M, f / long_factors beyond
+///   telechat  with L at least `trained_positions`, the base grows by a^(d/(d−2)), a = 2^ceil(log2(L/M) + 1) − 1
+enum class rope_type : unsigned char { none, linear, dynamic, llama3, yarn, longrope, telechat };
 
 struct rope_config {
   rope_type type = rope_type::none;
@@ -26,52 +31,130 @@ struct rope_config {
   double factor = 1;
   double low_frequency = 1;
   double high_frequency = 1;
-  index_t original_positions = 0;  ///< length that the model was trained on before scaling
+  double scale = 1;                        ///< of all cosines and sines
+  bool whole_pairs = true;                 ///< yarn: the blend begins and ends at whole pairs
+  index_t original_positions = 0;          ///< length that the model was trained on before scaling
+  index_t trained_positions = 0;           ///< telechat: and after it
+  std::vector<double> short_factors = {};  ///< longrope, [dim / 2] each
+  std::vector<double> long_factors = {};
 };
 
-/// The angle per position of each of the dim/2 pairs.
-inline std::vector<double> rope_frequencies(rope_config const& c) {
+namespace detail {
+
+/// The base that a text of that length is rotated with.
+inline double rope_base(rope_config const& c, index_t length) {
+  double growth = 1;
+  auto const original = double(c.original_positions);
+  if (c.type == rope_type::dynamic && length > c.original_positions)
+    growth = c.factor * double(length) / original - (c.factor - 1);
+  if (c.type == rope_type::telechat) {
+    double const seen = double((std::max)(length, c.trained_positions));
+    growth = (std::max)(std::exp2(std::ceil(std::log2(seen / original) + 1)) - 1, 1.0);
+  }
+  return growth == 1 ? c.theta : c.theta * std::pow(growth, double(c.dim) / double(c.dim - 2));
+}
+
+/// How much of pair i's frequency is kept by yarn, 1 to 0.
+inline double yarn_share(rope_config const& c, index_t i) {
   constexpr double pi = 3.14159265358979323846;
+  auto const pair_of = [&](double turns) {
+    return double(c.dim) * std::log(double(c.original_positions) / (turns * 2 * pi)) / (2 * std::log(c.theta));
+  };
+  double low = pair_of(c.high_frequency);
+  double high = pair_of(c.low_frequency);
+  if (c.whole_pairs) {
+    low = std::floor(low);
+    high = std::ceil(high);
+  }
+  low = (std::max)(low, 0.0);
+  high = (std::min)(high, double(c.dim - 1));
+  if (low == high) high += 0.001;
+  return 1 - std::clamp((double(i) - low) / (high - low), 0.0, 1.0);
+}
+
+}  // namespace detail
+
+/// The angle per position of each of the dim/2 pairs, in a text of that many tokens.
+inline std::vector<double> rope_frequencies(rope_config const& c, index_t length = 1) {
+  constexpr double pi = 3.14159265358979323846;
+  double const base = detail::rope_base(c, length);
   std::vector<double> frequencies;
   for (index_t i = 0; i < c.dim / 2; ++i) {
-    double f = std::pow(c.theta, -2.0 * double(i) / double(c.dim));
-    if (c.type == rope_type::linear) f /= c.factor;
+    double f = std::pow(base, -2.0 * double(i) / double(c.dim));
+    double kept = 1;
+    if (c.type == rope_type::linear) kept = 0;
     if (c.type == rope_type::llama3) {
       double const turns = double(c.original_positions) * f / (2 * pi);  // over the original length
-      double const blend = (turns - c.low_frequency) / (c.high_frequency - c.low_frequency);
-      double const t = blend < 0 ? 0 : blend > 1 ? 1 : blend;
-      f = f * (1 - t) / c.factor + f * t;
+      kept = std::clamp((turns - c.low_frequency) / (c.high_frequency - c.low_frequency), 0.0, 1.0);
     }
-    frequencies.push_back(f);
+    if (c.type == rope_type::yarn) kept = detail::yarn_share(c, i);
+    if (c.type == rope_type::longrope)
+      f /= (length > c.original_positions ? c.long_factors : c.short_factors)[static_cast<std::size_t>(i)];
+    frequencies.push_back(f * (1 - kept) / c.factor + f * kept);
   }
   return frequencies;
 }
 
-/// cos and sin of position·frequency, [positions × dim/2] each, not rounded to a 16-bit type.
-template <forward_backend B>
-struct rotary_tables {
-  matrix_of<B, float> cosines;
-  matrix_of<B, float> sines;
-};
-
-/// The tables for positions 0 … positions − 1. Throws shape_error if the rule can't serve that length.
-template <forward_backend B>
-rotary_tables<B> make_rotary_tables(B& b, rope_config const& c, index_t positions) {
-  if (c.type == rope_type::dynamic && positions > c.original_positions)
-    throw shape_error("dynamic rotary positions serve samples up to max_position_embeddings (" +
-                      std::to_string(c.original_positions) + ") only, not " + std::to_string(positions) + " tokens");
-  std::vector<double> const frequencies = rope_frequencies(c);
-  auto const pairs = static_cast<index_t>(frequencies.size());
-  matrix<float> cosines(positions, pairs);
-  matrix<float> sines(positions, pairs);
-  for (index_t p = 0; p < positions; ++p)
-    for (index_t i = 0; i < pairs; ++i) {
-      double const angle = double(p) * frequencies[static_cast<std::size_t>(i)];
-      cosines(p, i) = static_cast<float>(std::cos(angle));
-      sines(p, i) = static_cast<float>(std::sin(angle));
-    }
-  return {b.template adopt<float>(std::move(cosines)), b.template adopt<float>(std::move(sines))};
+/// What all cosines and sines are multiplied by, in a text of that many tokens.
+inline double rope_scale(rope_config const& c, index_t length = 1) {
+  if (c.type == rope_type::telechat && length > c.trained_positions)
+    return 0.1 * std::log(double(length) / double(c.trained_positions)) + 1;
+  return c.scale;
 }
+
+/// cos and sin of position·frequency, [rows × dim/2] each, not rounded to a 16-bit type. Under some rules texts of
+/// different lengths turn differently: then there are several tables, one under the other.
+template <forward_backend B>
+class rotary_tables {
+ public:
+  /// The tables for texts of these lengths.
+  rotary_tables(B& b, rope_config const& c, std::vector<index_t> lengths) {
+    std::sort(lengths.begin(), lengths.end());
+    struct rule {
+      std::vector<double> frequencies;
+      double scale;
+      index_t first_row, rows;
+    };
+    std::vector<rule> rules;
+    for (index_t const n : lengths) {
+      rule next{rope_frequencies(c, n), rope_scale(c, n), rules.empty() ? 0 : rules.back().first_row, n};
+      if (rules.empty() || next.frequencies != rules.back().frequencies || next.scale != rules.back().scale) {
+        next.first_row += rules.empty() ? 0 : rules.back().rows;
+        rules.push_back(std::move(next));
+      }
+      rules.back().rows = n;
+      first_rows_.emplace_back(n, rules.back().first_row);
+    }
+    index_t const rows = rules.empty() ? 0 : rules.back().first_row + rules.back().rows;
+    matrix<float> cosines(rows, c.dim / 2);
+    matrix<float> sines(rows, c.dim / 2);
+    for (rule const& r : rules)
+      for (index_t p = 0; p < r.rows; ++p)
+        for (index_t i = 0; i < c.dim / 2; ++i) {
+          double const angle = double(p) * r.frequencies[static_cast<std::size_t>(i)];
+          cosines(r.first_row + p, i) = static_cast<float>(r.scale * std::cos(angle));
+          sines(r.first_row + p, i) = static_cast<float>(r.scale * std::sin(angle));
+        }
+    cosines_ = b.template adopt<float>(std::move(cosines));
+    sines_ = b.template adopt<float>(std::move(sines));
+  }
+
+  [[nodiscard]] view_of<B, float const> cosines() const { return cosines_; }
+  [[nodiscard]] view_of<B, float const> sines() const { return sines_; }
+
+  /// The row of position 0 in a text of that many tokens, one of the lengths given.
+  [[nodiscard]] index_t first_row(index_t length) const {
+    auto const at = std::lower_bound(first_rows_.begin(), first_rows_.end(), std::pair(length, index_t(0)));
+    if (at == first_rows_.end() || at->first != length)
+      throw shape_error("rotary_tables: no text of " + std::to_string(length) + " tokens");
+    return at->second;
+  }
+
+ private:
+  matrix_of<B, float> cosines_;
+  matrix_of<B, float> sines_;
+  std::vector<std::pair<index_t, index_t>> first_rows_;  ///< by length, ascending
+};
 
 }  // namespace v0
 }  // namespace gptq

@@ -1,6 +1,7 @@
 /// The states of all calibration tokens, carried through a model block by block and, inside a block, stage by stage.
 #pragma once
 
+#include <gptq/core/float16.hpp>
 #include <gptq/core/forward.hpp>
 #include <gptq/model/block.hpp>
 #include <gptq/model/token_rows.hpp>
@@ -9,6 +10,7 @@
 #include <cstdint>
 #include <functional>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -42,27 +44,31 @@ class token_stream {
   /// shape_error naming sample and id for one outside the vocabulary, and where there is no token.
   token_stream(B& backend, model_config const& config, samples const& tokens, const_view embedding,
                stream_options const& options = {})
-      : backend_(&backend), options_(options), decoder_(backend, config, longest(tokens)) {
+      : backend_(&backend), options_(options), decoder_(backend, config, lengths(tokens)) {
     index_t count = 0;
     for (auto const& sample : tokens) count += static_cast<index_t>(sample.size());
     matrix<std::int32_t> ids(1, count);
     matrix<std::int32_t> positions(1, count);
     count = 0;
-    for (std::size_t s = 0; s < tokens.size(); ++s)
+    for (std::size_t s = 0; s < tokens.size(); ++s) {
+      auto const length = static_cast<index_t>(tokens[s].size());
+      auto position = static_cast<std::int32_t>(length ? decoder_.first_position(length) : 0);
       for (std::size_t p = 0; p < tokens[s].size(); ++p, ++count) {
         ids(0, count) = tokens[s][p];
-        positions(0, count) = static_cast<std::int32_t>(p);
+        positions(0, count) = position++;
         if (tokens[s][p] < 0 || tokens[s][p] >= config.vocabulary)
           throw shape_error("sample " + std::to_string(s) + ": token id " + std::to_string(tokens[s][p]) +
                             " is outside the vocabulary of " + std::to_string(config.vocabulary));
       }
+    }
     ids_ = backend.template adopt<std::int32_t>(std::move(ids));
     positions_ = backend.template adopt<std::int32_t>(std::move(positions));
     for (auto const& sample : tokens) lengths_.push_back(static_cast<index_t>(sample.size()));
     divide(0);
     states_ = {backend, count, config.hidden, options.states_on_host, most_rows()};
     for (token_range<B> const& t : chunks_) {
-      backend.embed(this->ids().col_range(t.first, t.rows), embedding, 1.0f, states_.write(span(t)));
+      backend.embed(this->ids().col_range(t.first, t.rows), embedding, working_value(config.embedding_scale),
+                    states_.write(span(t)));
       states_.store(span(t));
     }
     make_scratch();
@@ -166,11 +172,20 @@ class token_stream {
   }
 
  private:
-  static index_t longest(samples const& tokens) {
-    std::size_t most = 0;
-    for (auto const& sample : tokens) most = std::max(most, sample.size());
-    if (most == 0) throw shape_error("no tokens: every sample is empty");
-    return static_cast<index_t>(most);
+  /// As the public implementation rounds it.
+  static float working_value(float x) {
+    if constexpr (std::is_floating_point_v<activation>)
+      return x;
+    else
+      return to_float(from_float<activation>(x));
+  }
+
+  static std::vector<index_t> lengths(samples const& tokens) {
+    std::vector<index_t> all;
+    for (auto const& sample : tokens)
+      if (!sample.empty()) all.push_back(static_cast<index_t>(sample.size()));
+    if (all.empty()) throw shape_error("no tokens: every sample is empty");
+    return all;
   }
 
   [[noreturn]] static void out_of_order(int asked, int reached) {
@@ -228,7 +243,8 @@ class token_stream {
   /// The end of a block, its product having been computed.
   void finish(block_weights<B> const& block, std::size_t chunk) {
     token_range<B> const& t = chunks_[chunk];
-    decoder_.add_product(block, product(t), states_.read(span(t), span_behind(chunk)));
+    decoder_.add_product(block, product(t), scratch(input_scratch_, t.rows, config().hidden),
+                         states_.read(span(t), span_behind(chunk)));
     states_.store(span(t));
   }
 
@@ -250,7 +266,7 @@ class token_stream {
         return context;
       }
       case gate_up_stage:
-        decoder_.add_context(block, keeps_context ? context_.read(span(t), span_behind(chunk)) : passing, h);
+        decoder_.add_context(block, keeps_context ? context_.read(span(t), span_behind(chunk)) : passing, x, h);
         states_.store(span(t));
         decoder_.mlp_input(block, h, x);
         return x;

@@ -63,17 +63,25 @@ class model_weights {
   /// Tensors of the folder that the model has no place for, in file order; old tables and masks are not counted.
   [[nodiscard]] std::vector<std::string> const& unexpected() const { return unexpected_; }
 
-  [[nodiscard]] matrix<float> embedding() const { return load(embedding_); }  ///< [vocabulary × hidden]
+  /// What tokens begin with, but for config().embedding_scale [vocabulary × hidden].
+  [[nodiscard]] matrix<float> embedding() const {
+    matrix<float> rows = load(embedding_);
+    if (config_.embedding_norm) norm_rows(rows, load(names_.embedding_norm()));
+    return rows;
+  }
   /// [vocabulary × hidden]
   [[nodiscard]] matrix<float> head() const {
-    if (tied_) return embedding();
+    if (tied_) return load(embedding_);
     matrix<float> out(config_.vocabulary, config_.hidden);
     load_linear(names_.head_module(), out);
     return out;
   }
   [[nodiscard]] matrix<float> final_norm() const { return load(names_.final_norm()); }  ///< [1 × hidden]
-  [[nodiscard]] matrix<float> attention_norm(index_t block) const { return load(names_.attention_norm(block)); }
-  [[nodiscard]] matrix<float> mlp_norm(index_t block) const { return load(names_.mlp_norm(block)); }
+  /// [1 × hidden or head_dim], or empty where the family has none.
+  [[nodiscard]] matrix<float> norm(index_t block, block_norm which) const {
+    std::string const name = names_.norm(block, which);
+    return name.empty() ? matrix<float>() : load(name);
+  }
 
   /// The linear layers of a stage, stacked: [sum of outputs × inputs].
   [[nodiscard]] matrix<float> stage_weight(index_t block, int stage) const {
@@ -118,10 +126,12 @@ class model_weights {
   void check_tensors() {
     expect(embedding_, {config_.vocabulary, config_.hidden});
     if (!tied_) expect_linear({names_.head_module(), 0, config_.vocabulary, config_.hidden, false});
+    if (config_.embedding_norm) expect(names_.embedding_norm(), {config_.hidden});
     expect(names_.final_norm(), {config_.hidden});
     for (index_t i = 0; i < config_.blocks; ++i) {
-      expect(names_.attention_norm(i), {config_.hidden});
-      expect(names_.mlp_norm(i), {config_.hidden});
+      for (int n = 0; n < norm_count; ++n)
+        if (std::string const name = names_.norm(i, static_cast<block_norm>(n)); !name.empty())
+          expect(name, {n == query_norm || n == key_norm ? config_.head_dim : config_.hidden});
       for (int s = 0; s < stage_count; ++s)
         for (linear_info const& l : names_.linears(i, s)) expect_linear(l);
     }
@@ -191,6 +201,15 @@ class model_weights {
       dequantize(q->tensors, 0, out);
     else
       load(module + ".weight", out);
+  }
+  void norm_rows(matrix<float>& rows, matrix<float> const& weight) const {
+    for (index_t r = 0; r < rows.rows(); ++r) {
+      double squares = 0;
+      for (index_t c = 0; c < rows.cols(); ++c) squares += double(rows(r, c)) * double(rows(r, c));
+      double const inverse = 1 / std::sqrt(squares / double(rows.cols()) + double(config_.norm_eps));
+      for (index_t c = 0; c < rows.cols(); ++c)
+        rows(r, c) = static_cast<float>(double(rows(r, c)) * inverse) * weight(0, c);
+    }
   }
   static void refuse_non_finite(tensor_view const& t, matrix_view<float> out, index_t r) {
     constexpr std::uint32_t exponent = 0x7f800000u;
@@ -266,8 +285,9 @@ block_weights<B> load_block(B& b, model_weights const& weights, index_t i, stage
   using T = typename B::activation;
   block_weights<B> block;
   block.number = i;
-  block.attention_norm = b.template adopt<T>(weights.attention_norm(i));
-  block.mlp_norm = b.template adopt<T>(weights.mlp_norm(i));
+  for (int n = 0; n < norm_count; ++n)
+    if (auto norm = weights.norm(i, static_cast<block_norm>(n)); norm.size() != 0)
+      block.norms[static_cast<std::size_t>(n)] = b.template adopt<T>(std::move(norm));
   for (int s = 0; s < stage_count; ++s) {
     auto& stage = block.stages[static_cast<std::size_t>(s)];
     auto& early = ready[static_cast<std::size_t>(s)];

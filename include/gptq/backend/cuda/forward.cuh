@@ -49,6 +49,13 @@ class basic_cuda_model_backend : public cuda_backend {
         x, weight.data, eps, unit_offset ? 1.0f : 0.0f, y);
     detail::check_launch("rms_norm_kernel");
   }
+  void norm_heads(view<T> x, head_layout layout, index_t heads, const_view weight, float eps, bool unit_offset) {
+    if (x.rows == 0 || heads == 0) return;
+    index_t const blocks = detail::pieces_of(x.rows * heads, 8);
+    detail::norm_heads_kernel<T><<<unsigned((std::min)(blocks, index_t(1) << 20)), 256, 0, stream()>>>(
+        x, layout, heads, weight.data, weight.cols, eps, unit_offset ? 1.0f : 0.0f);
+    detail::check_launch("norm_heads_kernel");
+  }
   void linear(const_view x, const_view w, const_view bias, view<T> y) { product(x, w, bias, false, y); }
   void add_linear(const_view x, const_view w, const_view bias, view<T> y) { product(x, w, bias, true, y); }
   void rotate(view<T> x, head_layout layout, index_t heads, table_view cosines, table_view sines, id_view positions) {
@@ -61,6 +68,10 @@ class basic_cuda_model_backend : public cuda_backend {
   }
   void gated_activation(activation_function f, const_view gate, const_view up, view<T> y) {
     detail::elementwise(*context(), y.rows, y.cols, detail::gate_element<T>{f, gate, up, y});
+  }
+
+  void softcap(float cap, view<T> y) {
+    detail::elementwise(*context(), y.rows, y.cols, detail::softcap_element<T>{cap, y});
   }
 
   void cross_entropy(const_view logits, id_view targets, std::span<double> nll) {

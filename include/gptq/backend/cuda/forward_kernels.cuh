@@ -51,6 +51,15 @@ struct gate_element {
   }
 };
 
+template <class T>
+struct softcap_element {
+  float cap;
+  device_view<T> y;
+  __device__ void operator()(index_t t, index_t c) const {
+    y(t, c) = from_float<T>(cap * tanhf(to_float(y(t, c)) / cap));
+  }
+};
+
 /// Element c counts heads and pairs: pair i of head h is c = h·half + i.
 template <class T>
 struct rotate_element {
@@ -112,6 +121,26 @@ __global__ void __launch_bounds__(256)
     float const inverse = 1.0f / sqrtf(sum / float(x.cols) + eps);
     for (index_t c = threadIdx.x; c < x.cols; c += 256)
       y(t, c) = from_float<T>(to_float(x(t, c)) * inverse * (to_float(weight[c]) + offset));
+  }
+}
+
+/// One warp for each head of each token, in place.
+template <class T>
+__global__ void __launch_bounds__(256) norm_heads_kernel(device_view<T> x, head_layout layout, index_t heads,
+                                                         T const* weight, index_t dim, float eps, float offset) {
+  int const lane = threadIdx.x % 32;
+  for (index_t i = index_t(blockIdx.x) * 8 + threadIdx.x / 32; i < x.rows * heads; i += index_t(gridDim.x) * 8) {
+    T* const head = x.row(i / heads) + layout.first + i % heads * layout.stride;
+    float sum = 0;
+    for (index_t c = lane; c < dim; c += 32) {
+      float const v = to_float(head[c]);
+      sum = fmaf(v, v, sum);
+    }
+#pragma unroll
+    for (int other = 16; other > 0; other /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, other);
+    float const inverse = 1.0f / sqrtf(sum / float(dim) + eps);
+    for (index_t c = lane; c < dim; c += 32)
+      head[c] = from_float<T>(to_float(head[c]) * inverse * (to_float(weight[c]) + offset));
   }
 }
 

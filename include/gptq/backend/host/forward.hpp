@@ -61,15 +61,15 @@ class basic_host_forward {
 
   void rms_norm(const_view x, const_view weight, float eps, bool unit_offset, view y) {
     auto const w = row(weight, 0);
-    each_row(y, [&](index_t t) {
-      double squares = 0;  // of short runs, each summed in T
-      for (index_t c = 0; c < x.cols; c += 128)
-        squares += double(row(x, t).segment(c, std::min(index_t(128), x.cols - c)).square().sum());
-      T const inverse = T(1.0 / std::sqrt(squares / double(x.cols) + double(eps)));
-      if (unit_offset)
-        row(y, t) = (row(x, t) * inverse) * (T(1) + w);
-      else
-        row(y, t) = (row(x, t) * inverse) * w;
+    each_row(y, [&](index_t t) { norm(row(x, t), w, eps, unit_offset, row(y, t)); });
+  }
+  void norm_heads(view x, head_layout layout, index_t heads, const_view weight, float eps, bool unit_offset) {
+    auto const w = row(weight, 0);
+    each_row(x, [&](index_t t) {
+      for (index_t h = 0; h < heads; ++h) {
+        auto head = row(x, t).segment(layout.first + h * layout.stride, weight.cols);
+        norm(head, w, eps, unit_offset, head);
+      }
     });
   }
 
@@ -119,6 +119,10 @@ class basic_host_forward {
     each_row(y, [&](index_t t) { row(y, t) += row(x, t); });
   }
 
+  void softcap(float cap, view y) {
+    each_row(y, [&](index_t t) { row(y, t) = T(cap) * (row(y, t) / T(cap)).tanh(); });
+  }
+
   void cross_entropy(const_view logits, id_view targets, std::span<double> nll) {
     detail::host_cross_entropy(logits, targets, nll);
   }
@@ -132,6 +136,18 @@ class basic_host_forward {
                                        Eigen::Array<T, 1, Eigen::Dynamic>>>
   row(matrix_view<U> m, index_t r) {
     return {m.row(r), m.cols};
+  }
+
+  template <class In, class Weight, class Out>
+  static void norm(In const& x, Weight const& w, float eps, bool unit_offset, Out&& y) {
+    double squares = 0;  // of short runs, each summed in T
+    for (index_t c = 0; c < x.size(); c += 128)
+      squares += double(x.segment(c, std::min(index_t(128), x.size() - c)).square().sum());
+    T const inverse = T(1.0 / std::sqrt(squares / double(x.size()) + double(eps)));
+    if (unit_offset)
+      y = (x * inverse) * (T(1) + w);
+    else
+      y = (x * inverse) * w;
   }
 
   template <class F>
