@@ -18,10 +18,12 @@ target_link_libraries(gptq_host INTERFACE gptq_gptq Eigen3::Eigen $<TARGET_NAME_
 add_library(gptq_model INTERFACE)
 target_link_libraries(gptq_model INTERFACE gptq_gptq nlohmann_json::nlohmann_json)
 
-# Tokenizers and calibration text.
+# Tokenizers and calibration text; tokenizer.model where the sentencepiece library was found.
 add_library(gptq_text INTERFACE)
 target_link_libraries(gptq_text INTERFACE gptq_gptq nlohmann_json::nlohmann_json PkgConfig::gptq_pcre2
-                                          PkgConfig::gptq_utf8proc)
+                                          PkgConfig::gptq_utf8proc
+                                          $<TARGET_NAME_IF_EXISTS:PkgConfig::gptq_sentencepiece>)
+target_compile_definitions(gptq_text INTERFACE $<$<TARGET_EXISTS:PkgConfig::gptq_sentencepiece>:GPTQ_WITH_SENTENCEPIECE=1>)
 
 # The CUDA backend. Before CUDA 13 kernels of two shared libraries are merged unless their symbols are hidden.
 add_library(gptq_cuda INTERFACE)

@@ -46,9 +46,7 @@ struct quantize_arguments {
 };
 
 inline void add_options(CLI::App& command, quantize_arguments& a) {
-  command.add_option("model", a.model, "Model folder: config.json, safetensors, tokenizer.json")
-      ->required()
-      ->type_name("");
+  command.add_option("model", a.model, "Model folder: config.json, safetensors, tokenizer")->required()->type_name("");
   command.add_option("output", a.output, "Folder to write; must not exist")->required()->type_name("");
   command.add_option("--calibration", a.calibration.file, "Text or token ids that the model sees meanwhile")
       ->required()

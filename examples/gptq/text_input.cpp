@@ -123,7 +123,7 @@ gptq::calibration_set read_calibration(calibration_request const& request, std::
   auto const encoder = gptq::tokenizer::from_file(model);
   gptq::calibration_set set = format == "lines" ? gptq::read_lines(request.file, encoder, request.size)
                                                 : gptq::read_windows(request.file, encoder, request.size);
-  for (auto const& sample : set.samples) require_vocabulary(model / "tokenizer.json", sample, vocabulary);
+  for (auto const& sample : set.samples) require_vocabulary(model, sample, vocabulary);
   return set;
 #else
   static_cast<void>(model);

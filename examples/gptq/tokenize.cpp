@@ -31,7 +31,7 @@ int tokenize(tokenize_arguments const& a) {
 void add_tokenize(CLI::App& root, action& run) {
   auto const a = std::make_shared<tokenize_arguments>();
   CLI::App* const command = root.add_subcommand("tokenize", "Token ids of a text file, read as a whole");
-  command->add_option("tokenizer", a->tokenizer, "tokenizer.json, or a folder that holds one")
+  command->add_option("tokenizer", a->tokenizer, "tokenizer.json or tokenizer.model, or a folder that holds one")
       ->required()
       ->type_name("");
   command->add_option("--text", a->text, "Text file")->required()->type_name("FILE");

@@ -13,7 +13,7 @@ set(meeting "core/" "quant/" "pack/" "checkpoint/" "model/" "backend/")  # where
 set(top "core/" "quant/" "pack/")  # gptq.hpp: no backend, no dependency
 
 # other libraries -> the headers that may include them
-set(libraries Eigen nlohmann pcre2 utf8proc cuda)
+set(libraries Eigen nlohmann pcre2 utf8proc sentencepiece cuda)
 set(include_Eigen "<Eigen/|<unsupported/Eigen")
 set(may_Eigen "^backend/host")
 set(include_nlohmann "<nlohmann/")
@@ -22,6 +22,8 @@ set(include_pcre2 "<pcre2")
 set(may_pcre2 "^text/")
 set(include_utf8proc "<utf8proc")
 set(may_utf8proc "^text/")
+set(include_sentencepiece "<sentencepiece")
+set(may_sentencepiece "^text/sentencepiece\\.hpp$")
 set(include_cuda "<(cuda|cublas|cusolver|cub/|thrust/)")
 set(may_cuda "^backend/cuda")
 

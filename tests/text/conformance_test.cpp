@@ -1,5 +1,6 @@
 // Whole tokenizers against ids from elsewhere: shared/tokenizers (made with the original tokenizers) and the token ids in
 // the golden files of the trained models.
+#include "text/conformance.hpp"
 #include "support/catch.hpp"
 #include "support/shared.hpp"
 
@@ -9,25 +10,12 @@
 
 #include <cstdint>
 #include <filesystem>
-#include <sstream>
 #include <string>
 #include <vector>
 
 namespace {
 
 using ids = std::vector<std::int32_t>;
-
-std::vector<std::string> conformance_cases(std::filesystem::path const& file) {
-  std::string const separator = "\n__ggml_vocab_test__\n";
-  std::string const text = gptq::read_text(file);
-  std::vector<std::string> cases;
-  for (std::size_t begin = 0; begin < text.size();) {
-    std::size_t const end = text.find(separator, begin);
-    cases.push_back(text.substr(begin, end - begin));
-    begin = end + separator.size();
-  }
-  return cases;
-}
 
 /// Row `r` of input_ids in a golden file.
 ids golden_row(std::filesystem::path const& folder, gptq::index_t r) {
@@ -56,16 +44,10 @@ TEST_CASE("the conformance cases of published tokenizers") {
   GPTQ_REQUIRE_SHARED(relative);
   auto const folder = test::shared_dir() / relative;
   gptq::tokenizer const tokenizer = gptq::tokenizer::from_file(folder);
-  auto const cases = conformance_cases(folder / "conformance.inp");
+  auto const cases = test::conformance_cases(folder);
   REQUIRE(cases.size() == 46);
-  gptq::line_reader lines(folder / "conformance.out");
-  std::string line;
-  for (std::string const& text : cases) {
+  for (auto const& [text, expected] : cases) {
     INFO(name << ": " << text);
-    REQUIRE(lines.next(line));
-    std::istringstream numbers(line);
-    ids expected;
-    for (std::int32_t id = 0; numbers >> id;) expected.push_back(id);
     CHECK(tokenizer.encode(text) == expected);
     std::string back = tokenizer.decode(expected);
     if (name == "llama2" && !text.empty()) back.insert(0, 0, ' ');

@@ -71,6 +71,11 @@ struct model_config {
       if (!l.name.empty()) n += size_of(l.out);
     return n;
   }
+  /// Whether what they write is added to the states as it is.
+  [[nodiscard]] bool adds_to_states(int s) const {
+    if (s != context_stage && s != down_stage) return false;
+    return family->norms[s == context_stage ? attention_output_norm : mlp_output_norm].empty() && !residual_after_norm;
+  }
   /// Attention on the outputs of its stage.
   [[nodiscard]] attention_shape attention() const {
     attention_shape shape{.heads = heads,

@@ -141,7 +141,7 @@ class model_quantizer {
   /// Collects a stage's inputs; the streams go on to that stage. `original` is the block in float, if its stream runs.
   seen collect(block_weights<B> const& block, block_weights<B> const* original, int stage) {
     auto const& config = weights_.config();
-    bool const residual = stage == context_stage || stage == down_stage;
+    bool const residual = weights_.config().adds_to_states(stage);
     seen s = with_less([&] {
       seen empty{hessian<B>(b_, config.stage_inputs(stage)), {}};
       if (original) empty.moved.emplace(b_, config.stage_inputs(stage), residual ? config.hidden : 0);

@@ -1,152 +1,82 @@
-/// Tokenizers as Hugging Face's tokenizer.json describes them: text to ids and back.
+/// The tokenizer of a model folder: text to ids and back. It is read from tokenizer.json, else from tokenizer.model.
 ///
 ///   text ─► added tokens cut out ─► normalizer ─► added tokens again ─► pre-tokenizer ─► BPE ─► post-processor ─► ids
 #pragma once
 
 #include <gptq/checkpoint/json.hpp>
-#include <gptq/core/error.hpp>
 #include <gptq/core/matrix.hpp>
-#include <gptq/text/added_tokens.hpp>
-#include <gptq/text/bpe.hpp>
-#include <gptq/text/decoder.hpp>
 #include <gptq/text/encode_report.hpp>
-#include <gptq/text/normalizer.hpp>
-#include <gptq/text/part.hpp>
-#include <gptq/text/post_processor.hpp>
-#include <gptq/text/pre_tokenizer.hpp>
-#include <gptq/text/utf8.hpp>
+#include <gptq/text/json_tokenizer.hpp>
+#include <gptq/text/sentencepiece.hpp>
 
-#include <algorithm>
 #include <cstdint>
 #include <filesystem>
-#include <memory>
-#include <mutex>
 #include <optional>
 #include <span>
 #include <string>
 #include <string_view>
 #include <utility>
+#include <variant>
 #include <vector>
 
 namespace gptq {
 inline namespace v0 {
 
-/// One tokenizer; movable. Several threads may use it at once: one of them has the memory of words met before, the
-/// others do without.
+/// One tokenizer; movable. Several threads may use it at once.
 class tokenizer {
  public:
-  /// Reads a tokenizer.json, or the one in a folder. Throws format_error naming the file and, where one is not known,
-  /// the part and its type.
+  /// Reads a tokenizer.json or a SentencePiece tokenizer.model, or the one in a folder; tokenizer.json where both are.
+  /// Throws format_error naming the file and, where one is not known, the part and its type.
   static tokenizer from_file(std::filesystem::path file) {
     if (std::filesystem::is_directory(file)) {
       auto const folder = file;
       file /= "tokenizer.json";
       if (!std::filesystem::exists(file) && std::filesystem::exists(folder / "tokenizer.model"))
-        throw format_error(folder.string() + ": only a SentencePiece tokenizer.model, which is not supported yet; " +
-                           "a tokenizer.json is needed");
+        file = folder / "tokenizer.model";
     }
+    if (file.extension() == ".model") return tokenizer(text::sentencepiece_tokenizer(file));
     return tokenizer(read_json(file), file.string());
   }
 
   /// The same from a document; `name` stands for the file in messages.
-  tokenizer(json const& document, std::string const& name) : tokenizer(text::part(document, name)) {}
+  tokenizer(json const& document, std::string const& name) : engine_(text::json_tokenizer(document, name)) {}
 
   /// The ids of a text. Bytes that are no UTF-8 count as U+FFFD; what else did not go smoothly is added to `report`.
   /// `add_special_tokens`: with what the tokenizer's template puts around a text (BOS, EOS).
   [[nodiscard]] std::vector<std::int32_t> encode(std::string_view utf8, bool add_special_tokens = false,
                                                  encode_report* report = nullptr) const {
-    std::unique_lock const lock(shared_->mutex, std::try_to_lock);
-    std::optional<text::bpe_workspace> own;
-    text::bpe_workspace& work = lock ? shared_->workspace : own.emplace();
-
-    encode_report seen;
-    std::string storage;
-    std::string_view const valid = utf8::repair(utf8, storage, &seen.replaced_sequences);
-    std::vector<std::int32_t> ids;
-    std::string piece;
-    auto const on_token = [&](std::int32_t id) { ids.push_back(id); };
-    auto const on_word = [&](std::string_view word) { seen.lost_characters += model_.encode(word, ids, work); };
-    added_.cut(
-        valid, false,
-        [&](std::size_t begin, std::size_t end) {
-          piece.assign(valid, begin, end - begin);
-          normalizer_.apply(piece);
-          added_.cut(
-              piece, true,
-              [&](std::size_t b, std::size_t e) {
-                pre_tokenizer_.run(std::string_view(piece).substr(b, e - b), begin == 0 && b == 0, on_word);
-              },
-              on_token);
-        },
-        on_token);
-    if (add_special_tokens) post_processor_.apply(ids);
-    if (report) *report += seen;
-    return ids;
+    return std::visit([&](auto const& t) { return t.encode(utf8, add_special_tokens, report); }, engine_);
   }
 
   /// The text of ids, special tokens too unless told otherwise. Throws format_error for an id that is no token.
   [[nodiscard]] std::string decode(std::span<std::int32_t const> ids, bool skip_special_tokens = false) const {
-    std::vector<std::string> tokens;
-    tokens.reserve(ids.size());
-    for (std::int32_t const id : ids) {
-      text::added_token const* const added = added_.find(id);
-      if (added && added->special && skip_special_tokens) continue;
-      auto const token = id_to_token(id);
-      if (!token) throw format_error(name_ + ": id " + std::to_string(id) + " is no token of it");
-      tokens.emplace_back(*token);
-    }
-    return decoder_.run(std::move(tokens));
+    return std::visit([&](auto const& t) { return t.decode(ids, skip_special_tokens); }, engine_);
   }
 
   /// One more than the largest id: the embedding rows that a model must have at least.
   [[nodiscard]] index_t vocabulary_size() const {
-    index_t end = model_.tokens().end();
-    for (auto const& t : added_.tokens()) end = (std::max)(end, index_t{t.id} + 1);
-    return end;
+    return std::visit([](auto const& t) { return t.vocabulary_size(); }, engine_);
   }
 
   [[nodiscard]] std::optional<std::int32_t> token_to_id(std::string_view token) const {
-    if (auto const* const added = added_.find(token)) return added->id;
-    return model_.tokens().id(token);
+    return std::visit([&](auto const& t) { return t.token_to_id(token); }, engine_);
   }
 
   /// The token as the file spells it.
   [[nodiscard]] std::optional<std::string_view> id_to_token(std::int32_t id) const {
-    if (auto const* const added = added_.find(id)) return added->content;
-    auto const* const token = model_.tokens().token(id);
-    return token ? std::optional<std::string_view>(*token) : std::nullopt;
+    return std::visit([&](auto const& t) { return t.id_to_token(id); }, engine_);
   }
 
   /// What encode puts before a text when asked to add special tokens: BOS, usually, or nothing.
-  [[nodiscard]] std::vector<std::int32_t> const& prefix() const { return post_processor_.prefix(); }
-
- private:
-  struct shared_state {
-    std::mutex mutex;
-    text::bpe_workspace workspace;
-  };
-
-  explicit tokenizer(text::part const& p)
-      : name_(p.where()),
-        normalizer_(p.child("normalizer")),
-        pre_tokenizer_(p.child("pre_tokenizer")),
-        model_(p.child("model")),
-        added_(p.child("added_tokens"), model_.tokens(), normalizer_),
-        post_processor_(p.child("post_processor")),
-        decoder_(p.child("decoder")) {
-    for (auto const* const ids : {&post_processor_.prefix(), &post_processor_.suffix()})
-      for (std::int32_t const id : *ids)
-        if (!id_to_token(id)) p.child("post_processor").refuse("id " + std::to_string(id) + " is no token");
+  [[nodiscard]] std::vector<std::int32_t> const& prefix() const {
+    return std::visit(
+        [](auto const& t) -> auto const& { return t.prefix(); }, engine_);
   }
 
-  std::string name_;
-  text::normalizer normalizer_;
-  text::pre_tokenizer pre_tokenizer_;
-  text::bpe model_;
-  text::added_tokens added_;
-  text::post_processor post_processor_;
-  text::decoder decoder_;
-  std::unique_ptr<shared_state> shared_ = std::make_unique<shared_state>();
+ private:
+  explicit tokenizer(text::sentencepiece_tokenizer&& t) : engine_(std::move(t)) {}
+
+  std::variant<text::json_tokenizer, text::sentencepiece_tokenizer> engine_;
 };
 
 }  // namespace v0
