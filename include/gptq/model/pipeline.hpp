@@ -19,6 +19,7 @@
 #include <future>
 #include <optional>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -144,7 +145,7 @@ class model_quantizer {
     bool const residual = weights_.config().adds_to_states(stage);
     seen s = with_less([&] {
       seen empty{hessian<B>(b_, config.stage_inputs(stage)), {}};
-      if (original) empty.moved.emplace(b_, config.stage_inputs(stage), residual ? config.hidden : 0);
+      if (original) empty.moved.emplace(b_, config.stage_inputs(stage), residual ? config.hidden : 0, stream_.tokens());
       stream_.prepare(stage);
       if (original) float_stream_->prepare(stage);
       return empty;
@@ -237,9 +238,14 @@ class model_quantizer {
 /// The folder is complete when this returns; after an exception nothing of it is left. Throws format_error,
 /// shape_error or numeric_error, each naming file, tensor or layer; everything that can be refused is refused
 /// before the first token is run.
-template <pipeline_backend B>
-pipeline_report quantize_model(B& b, std::filesystem::path const& source, std::filesystem::path const& target,
-                               std::vector<std::vector<std::int32_t>> const& samples, pipeline_options const& options) {
+///
+/// `open` returns the backend, B&. It is called when the checks of the source are through, so that a device can be opened
+/// meanwhile, and may change what `options` say of the stream.
+template <class Open>
+requires pipeline_backend<std::remove_reference_t<std::invoke_result_t<Open&>>> pipeline_report
+quantize_model_on(Open&& open, std::filesystem::path const& source, std::filesystem::path const& target,
+                  std::vector<std::vector<std::int32_t>> const& samples, pipeline_options const& options) {
+  using B = std::remove_reference_t<std::invoke_result_t<Open&>>;
   model_weights const weights(source);
   detail::check_plan(weights, options);
   output_folder folder(target, source, options.overwrite);
@@ -249,7 +255,7 @@ pipeline_report quantize_model(B& b, std::filesystem::path const& source, std::f
 
   checkpoint_writer writer(folder.path(), options.shard_size, detail::kept_metadata(weights.reader()));
   detail::write_float_tensors(writer, weights, options);
-  pipeline_report report = detail::model_quantizer<B>(b, weights, writer, samples, options).run();
+  pipeline_report report = detail::model_quantizer<B>(open(), weights, writer, samples, options).run();
   {
     detail::activity const a(report, "write");
     writer.finish();
@@ -267,6 +273,13 @@ pipeline_report quantize_model(B& b, std::filesystem::path const& source, std::f
     report.warnings.push_back(std::to_string(report.tokens) + " calibration tokens are fewer than the " +
                               std::to_string(widest) + " inputs of the widest layer");
   return report;
+}
+
+/// The same with a backend that is there already.
+template <pipeline_backend B>
+pipeline_report quantize_model(B& b, std::filesystem::path const& source, std::filesystem::path const& target,
+                               std::vector<std::vector<std::int32_t>> const& samples, pipeline_options const& options) {
+  return quantize_model_on([&]() -> B& { return b; }, source, target, samples, options);
 }
 
 }  // namespace v0
