@@ -3,6 +3,7 @@
 
 #include "app.hpp"
 #include "compute.hpp"
+#include "module_rules.hpp"
 #include "size.hpp"
 #include "text_input.hpp"
 
@@ -30,6 +31,8 @@ struct quantize_arguments {
   calibration_request calibration;
   std::string preset = "default";
   gptq::quant_spec spec;
+  rule_arguments rules;
+  bool lm_head = false;
   std::optional<std::string> order;
   std::optional<double> damp_percent;
   std::optional<float> mse;
@@ -81,6 +84,19 @@ inline void add_options(CLI::App& command, quantize_arguments& a) {
       ->type_name("NAME");
   command.add_flag("--static-groups", a.spec.static_groups, "Fix the grids before the pass (not with group_aware)");
   command
+      .add_option(
+          "--dynamic", a.rules.dynamic,
+          "Rules for single layers: {\"-:regex\": {}, \"+:regex\": {\"bits\": 8}}, as JSON or a file; the first "
+          "match decides, and -: comes before +:")
+      ->type_name("JSON");
+  command.add_option("--skip", a.rules.skip, "Layers to leave in float: short for a rule -:regex (repeatable)")
+      ->allow_extra_args(false)
+      ->type_name("REGEX");
+  command.add_option("--bits-for", a.rules.bits_for, "Width of some layers: short for a rule +:regex (repeatable)")
+      ->allow_extra_args(false)
+      ->type_name("REGEX=N");
+  command.add_flag("--lm-head", a.lm_head, "Quantize the output head too, where it is not tied to the embedding");
+  command
       .add_option("--damp-percent", a.damp_percent, "Damping as a fraction of the mean diagonal, 0 to 1; default 0.01")
       ->type_name("X");
   command
@@ -128,6 +144,9 @@ inline gptq::pipeline_options resolve(quantize_arguments const& a) {
     throw usage_error(option + ":" + reason.substr(space));
   }
 
+  o.dynamic = resolve_rules(a.rules, o.spec);
+  o.lm_head = a.lm_head;
+
   o.quantize = preset.options;
   if (a.damp_percent) {
     if (!(*a.damp_percent > 0 && *a.damp_percent < 1))
@@ -139,10 +158,12 @@ inline gptq::pipeline_options resolve(quantize_arguments const& a) {
       throw usage_error(fmt::format("--mse: must be 0, or an exponent from 0.1 to 16, not {}", *a.mse));
     o.quantize.grid.mse = *a.mse;
   }
-  o.format = o.spec.sym ? gptq::checkpoint_format::gptq : gptq::checkpoint_format::gptq_v2;
+  bool const sym = o.spec.sym && std::all_of(o.dynamic.begin(), o.dynamic.end(),
+                                             [](auto const& rule) { return rule.sym.value_or(true); });
+  o.format = sym ? gptq::checkpoint_format::gptq : gptq::checkpoint_format::gptq_v2;
   if (a.format) o.format = *a.format == "gptq" ? gptq::checkpoint_format::gptq : gptq::checkpoint_format::gptq_v2;
   // Format gptq has no way to say 0: a constraint of the search, not a repair of its result.
-  o.quantize.grid.nonzero_zeros = !o.spec.sym && o.format == gptq::checkpoint_format::gptq;
+  o.quantize.grid.nonzero_zeros = !sym && o.format == gptq::checkpoint_format::gptq;
   o.true_sequential = a.true_sequential;
   o.to_float16 = a.dtype == "float16";
   o.shard_size = parse_size("--shard-size", a.shard_size);

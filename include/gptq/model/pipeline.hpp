@@ -16,6 +16,7 @@
 #include <chrono>
 #include <filesystem>
 #include <future>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -54,10 +55,11 @@ class model_quantizer {
   using stream_type = token_stream<B>;
 
  public:
-  model_quantizer(B& b, model_weights const& weights, checkpoint_writer& writer,
+  model_quantizer(B& b, model_weights const& weights, quantization_plan const& plan, checkpoint_writer& writer,
                   typename stream_type::samples const& samples, pipeline_options const& options)
       : b_(b),
         weights_(weights),
+        plan_(plan),
         writer_(writer),
         options_(options),
         solve_options_(options.quantize),
@@ -67,19 +69,23 @@ class model_quantizer {
       solve_options_.grid.nonzero_zeros = true;
     report_.samples = static_cast<index_t>(samples.size());
     report_.tokens = stream_.tokens();
+    report_.kept_float = plan.kept_float();
+    report_.warnings = plan.warnings();
   }
 
   pipeline_report run() {
     index_t const blocks = weights_.config().blocks;
     for (index_t i = 0; i < blocks; ++i) {
+      bool const advance = i + 1 < blocks || plan_.head();
       auto block = timed("load", [&] { return load_block(b_, weights_, i); });
       timed("write", [&] { finish_writing(); });
       if (options_.true_sequential)
         for (int s = 0; s < stage_count; ++s) quantize_stage(block, s, collect(block, s));
       else
-        quantize_at_once(block, i + 1 < blocks);
-      if (options_.true_sequential && i + 1 < blocks) timed("forward", [&] { stream_.advance(block); });
+        quantize_at_once(block, advance);
+      if (options_.true_sequential && advance) timed("forward", [&] { stream_.advance(block); });
     }
+    if (plan_.head()) quantize_head();
     timed("write", [&] { finish_writing(); });
     return std::move(report_);
   }
@@ -91,16 +97,17 @@ class model_quantizer {
     return f();
   }
 
-  /// The Hessian of a stage's inputs; the stream goes on to that stage.
-  hessian<B> collect(block_weights<B> const& block, int stage) {
-    hessian<B> h(b_, weights_.config().stage_inputs(stage));
+  /// The Hessian of a stage's inputs, nothing where it stays in float; the stream goes on to that stage.
+  std::optional<hessian<B>> collect(block_weights<B> const& block, int stage) {
+    std::optional<hessian<B>> h;
+    if (plan_.stage(block.number, stage)) h.emplace(b_, weights_.config().stage_inputs(stage));
     auto const where = [&] { return weights_.names().linears(block.number, stage).front().name + ": "; };
     for (std::size_t c = 0; c < stream_.chunks().size(); ++c) {
       auto const& chunk = stream_.chunks()[c];
       auto const x = timed("forward", [&] { return stream_.input(stage, block, c); });
       activity const a(report_, "gram");
       try {
-        h.add(x, static_cast<index_t>(chunk.bounds.size()) - 1);
+        if (h) h->add(x, static_cast<index_t>(chunk.bounds.size()) - 1);
       } catch (numeric_error const& e) {
         throw numeric_error(where() + e.what());
       }
@@ -113,7 +120,7 @@ class model_quantizer {
   /// All Hessians on the float weights, then all layers, then the states once more through the quantized block.
   void quantize_at_once(block_weights<B>& block, bool advance) {
     auto before = stream_.save();
-    std::vector<hessian<B>> hessians;
+    std::vector<std::optional<hessian<B>>> hessians;
     for (int s = 0; s < stage_count; ++s) hessians.push_back(collect(block, s));
     for (int s = 0; s < stage_count; ++s) quantize_stage(block, s, std::move(hessians[static_cast<std::size_t>(s)]));
     if (!advance) return;
@@ -121,18 +128,40 @@ class model_quantizer {
     timed("forward", [&] { stream_.run(block); });
   }
 
-  void quantize_stage(block_weights<B>& block, int stage, hessian<B> const h) {
+  void quantize_stage(block_weights<B>& block, int stage, std::optional<hessian<B>> const h) {
     auto& weights = block.stages[static_cast<std::size_t>(stage)];
-    view_of<B, typename B::activation> const stacked = weights.weight;
+    if (h) quantize_linears(weights.linears, weights.weight, *h, *plan_.stage(block.number, stage));
+  }
+
+  /// The output head, on the normed states behind the last block.
+  void quantize_head() {
+    using T = typename B::activation;
+    model_config const& c = weights_.config();
+    auto const norm = b_.template adopt<T>(weights_.final_norm());
+    hessian<B> h(b_, c.hidden);
+    for (auto const& chunk : stream_.chunks()) {
+      auto x = b_.template make<T>(chunk.rows, c.hidden);
+      timed("forward",
+            [&] { b_.rms_norm(stream_.states().row_range(chunk.first, chunk.rows), norm, c.norm_eps, false, x); });
+      activity const a(report_, "gram");
+      h.add(view_of<B, T const>(x), static_cast<index_t>(chunk.bounds.size()) - 1);
+    }
+    auto weight = timed("load", [&] { return b_.template adopt<T>(weights_.head()); });
+    quantize_linears({plan_.head()->info}, weight, h, *plan_.head()->spec);
+  }
+
+  /// Layers that share an input, stacked; `stacked` becomes what a reader of the result computes with.
+  void quantize_linears(std::vector<linear_info> const& linears, view_of<B, typename B::activation> stacked,
+                        hessian<B> const& h, quant_spec const& spec) {
     auto const solved = timed("solve", [&] {
       try {
-        return quantize_stack(b_, stacked, h, options_.spec, solve_options_);
+        return quantize_stack(b_, stacked, h, spec, solve_options_);
       } catch (numeric_error const& e) {
-        throw numeric_error(weights.linears.front().name + ": " + e.what());
+        throw numeric_error(linears.front().name + ": " + e.what());
       }
     });
-    for (linear_info const& l : weights.linears) {
-      linear_record record{l.name, l.rows, l.inputs, solved.report(l.first_row, l.rows)};
+    for (linear_info const& l : linears) {
+      linear_record record{l.name, l.rows, l.inputs, spec, solved.report(l.first_row, l.rows)};
       packed_linear packed = timed("pack", [&] {
         try {
           return b_.pack(solved.linear, options_.format, l.first_row, l.rows, stacked.row_range(l.first_row, l.rows));
@@ -156,6 +185,7 @@ class model_quantizer {
 
   B& b_;
   model_weights const& weights_;
+  quantization_plan const& plan_;
   checkpoint_writer& writer_;
   pipeline_options const& options_;
   quantize_options solve_options_;
@@ -174,20 +204,22 @@ template <pipeline_backend B>
 pipeline_report quantize_model(B& b, std::filesystem::path const& source, std::filesystem::path const& target,
                                std::vector<std::vector<std::int32_t>> const& samples, pipeline_options const& options) {
   model_weights const weights(source);
-  detail::check_plan(weights, options);
+  if (weights.quantized()) throw format_error(source.string() + ": the model is quantized already");
+  quantization_plan const plan(weights, options);
+  detail::check_plan(weights, plan);
   output_folder folder(target, source, options.overwrite);
-  std::uint64_t const estimate = detail::estimated_bytes(weights, options);
+  std::uint64_t const estimate = detail::estimated_bytes(weights, plan);
   folder.check_space(estimate + (std::min)(estimate, options.shard_size));
   detail::check_values(weights.reader(), options);
 
   checkpoint_writer writer(folder.path(), options.shard_size, detail::kept_metadata(weights.reader()));
-  detail::write_float_tensors(writer, weights, options);
-  pipeline_report report = detail::model_quantizer<B>(b, weights, writer, samples, options).run();
+  detail::write_float_tensors(writer, weights, plan, options);
+  pipeline_report report = detail::model_quantizer<B>(b, weights, plan, writer, samples, options).run();
   {
     detail::activity const a(report, "write");
     writer.finish();
     write_quantization_config(folder.path(), detail::output_config(weights.reader().config(), options),
-                              detail::quantization_settings(options));
+                              detail::quantization_settings(plan, options));
     copy_side_files(source, folder.path());
     folder.commit();
   }
