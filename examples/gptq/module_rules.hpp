@@ -42,6 +42,8 @@ inline std::vector<gptq::dynamic_rule> resolve_rules(rule_arguments const& a, gp
     gptq::json const given = is_text ? gptq::parse_json(a.dynamic, "--dynamic") : gptq::read_json(a.dynamic);
     if (!given.is_object()) throw usage_error("--dynamic: a JSON object is needed, {\"+:pattern\": {\"bits\": 8}}");
     for (auto const& [key, overrides] : given.items()) {
+      if (!overrides.is_object())
+        throw usage_error(fmt::format("--dynamic: {}: not an object", gptq::detail::printable(key)));
       for (auto const& item : overrides.items())
         if (item.key() != "bits" && item.key() != "group_size" && item.key() != "sym" && item.key() != "desc_act")
           throw usage_error(fmt::format("--dynamic: {}: \"{}\" is not supported (bits, group_size, sym, desc_act are)",

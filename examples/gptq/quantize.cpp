@@ -10,6 +10,7 @@
 #include <gptq/model/config.hpp>
 #include <gptq/model/host.hpp>
 #include <gptq/model/pipeline.hpp>
+#include <gptq/model/served_plan.hpp>
 
 #include <CLI/CLI.hpp>
 
@@ -35,6 +36,25 @@ gptq::pipeline_report run_pipeline(quantize_arguments const& a, gptq::pipeline_o
   return report;
 }
 
+/// Refuses what an engine that was asked for would refuse or get wrong. Returns what deserves a warning.
+std::vector<std::string> judge_engines(quantize_arguments const& a, gptq::pipeline_options const& options) {
+  gptq::served_model const model = served(gptq::model_weights(a.model), options);
+  if (a.engines.names.empty()) {
+    std::string const rejecting = rejecting_engines(model);
+    if (a.preset != "default") return {};
+    return {"no --engine given, so nothing is checked for where the result will be served" +
+            (rejecting.empty() ? std::string() : "; it will not do for " + rejecting)};
+  }
+  auto findings = check_engines(a.engines, model);
+  if (gptq::rejected(findings)) {
+    std::erase_if(findings, [](auto const& f) { return f.result == gptq::verdict::degraded; });
+    std::string text;
+    for (auto const& line : gptq::summary_of(findings)) text += (text.empty() ? "--engine " : " | ") + line;
+    throw gptq::error(text);
+  }
+  return gptq::summary_of(findings);
+}
+
 /// The layers that fell back, one a line, and what it means for the exit code.
 int judge_fallbacks(quantize_arguments const& a, gptq::pipeline_report const& report) {
   if (report.fallbacks() == 0) return success;
@@ -55,8 +75,11 @@ int quantize(quantize_arguments const& a) {
   use(a.compute);
 
   gptq::model_config const config = gptq::read_model_config(a.model);
+  std::vector<std::string> warnings = judge_engines(a, options);
   gptq::calibration_set const calibration = read_calibration(a.calibration, a.model, config.vocabulary);
-  std::vector<std::string> warnings = calibration_warnings(a.calibration, calibration, config.max_positions);
+  if (a.calibration.show_sample) fmt::print("first sample:\n{}\n", first_sample(calibration, a.model));
+  for (auto& w : calibration_warnings(a.calibration, calibration, config.max_positions))
+    warnings.push_back(std::move(w));
   for (auto const& w : warnings) warn(w);
 
   memory_watch memory;

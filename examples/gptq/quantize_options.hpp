@@ -3,6 +3,7 @@
 
 #include "app.hpp"
 #include "compute.hpp"
+#include "engine_options.hpp"
 #include "module_rules.hpp"
 #include "size.hpp"
 #include "text_input.hpp"
@@ -25,6 +26,14 @@ namespace app {
 
 inline constexpr std::array<char const*, 3> order_names = {"natural", "desc_act", "group_aware"};
 
+inline std::vector<std::string> const gptq_formats = {"gptq", "gptq_v2", "compressed-tensors"};
+
+inline gptq::checkpoint_format parse_format(std::string const& name) {
+  return name == "gptq"      ? gptq::checkpoint_format::gptq
+         : name == "gptq_v2" ? gptq::checkpoint_format::gptq_v2
+                             : gptq::checkpoint_format::compressed_tensors;
+}
+
 /// Empty where the option was not given and the preset, or another option, decides.
 struct quantize_arguments {
   std::string model, output;
@@ -33,6 +42,7 @@ struct quantize_arguments {
   gptq::quant_spec spec;
   rule_arguments rules;
   bool lm_head = false;
+  engine_arguments engines;
   std::optional<std::string> order;
   std::optional<double> damp_percent;
   std::optional<float> mse;
@@ -56,10 +66,19 @@ inline void add_options(CLI::App& command, quantize_arguments& a) {
       ->type_name("FILE");
   command
       .add_option("--calibration-format", a.calibration.format,
-                  "lines: one sample a line, the default for .txt; windows: the whole text cut into windows; ids: "
-                  "{\"input_ids\": [...]} a line, the default for .jsonl")
-      ->check(CLI::IsMember({"lines", "windows", "ids"}))
+                  "lines: one sample a line, the default for .txt; windows: the whole text cut into windows; records: "
+                  "chats and texts as JSON, the default for .json and .jsonl; ids: {\"input_ids\": [...]} a line")
+      ->check(CLI::IsMember({"lines", "windows", "records", "ids"}))
       ->type_name("NAME");
+  command
+      .add_option(
+          "--chat-format", a.calibration.chat_format,
+          "How chats become text: chatml, qwen2, qwen2.5, qwen3, llama3, llama3.1, llama2, mistral, mistral-v3, "
+          "mistral-nemo, telechat2, phi3, gemma; default: as the model's template says")
+      ->check(CLI::IsMember({"chatml", "qwen2", "qwen2.5", "qwen3", "llama3", "llama3.1", "llama2", "mistral",
+                             "mistral-v3", "mistral-nemo", "telechat2", "phi3", "gemma"}))
+      ->type_name("NAME");
+  command.add_flag("--show-sample", a.calibration.show_sample, "Print the first sample as text");
   command.add_option("--samples", a.calibration.size.samples, "Samples to use, the first of the file")
       ->check(CLI::Range(1, 1 << 30))
       ->capture_default_str()
@@ -104,8 +123,9 @@ inline void add_options(CLI::App& command, quantize_arguments& a) {
                   "Exponent of the error that the grid search minimises, 0 for minimum and maximum; "
                   "default: 2.4, with parity 0")
       ->type_name("X");
-  command.add_option("--format", a.format, "gptq or gptq_v2; default: gptq, without symmetry gptq_v2")
-      ->check(CLI::IsMember({"gptq", "gptq_v2"}))
+  command
+      .add_option("--format", a.format, "gptq, gptq_v2 or compressed-tensors; default: gptq, without symmetry gptq_v2")
+      ->check(CLI::IsMember(gptq_formats))
       ->type_name("NAME");
   command
       .add_option("--dtype", a.dtype, "keep: tensors that are not quantized stay as they are; float16: convert them")
@@ -117,6 +137,7 @@ inline void add_options(CLI::App& command, quantize_arguments& a) {
   command.add_option("--shard-size", a.shard_size, "Largest file of weights: 4GB, 500MB, 2GiB, bytes")
       ->capture_default_str()
       ->type_name("SIZE");
+  add_engine_options(command, a.engines);
   add_compute_options(command, a.compute);
   command.add_option("--report", a.report, "Write a report of the run")->type_name("FILE.json");
   command.add_flag("--overwrite", a.overwrite, "Replace the output if it holds a quantized model");
@@ -161,7 +182,7 @@ inline gptq::pipeline_options resolve(quantize_arguments const& a) {
   bool const sym = o.spec.sym && std::all_of(o.dynamic.begin(), o.dynamic.end(),
                                              [](auto const& rule) { return rule.sym.value_or(true); });
   o.format = sym ? gptq::checkpoint_format::gptq : gptq::checkpoint_format::gptq_v2;
-  if (a.format) o.format = *a.format == "gptq" ? gptq::checkpoint_format::gptq : gptq::checkpoint_format::gptq_v2;
+  if (a.format) o.format = parse_format(*a.format);
   // Format gptq has no way to say 0: a constraint of the search, not a repair of its result.
   o.quantize.grid.nonzero_zeros = !sym && o.format == gptq::checkpoint_format::gptq;
   o.true_sequential = a.true_sequential;

@@ -176,9 +176,10 @@ inline std::string to_text(quantize_run const& run) {
          fmt::format(
              "layers       {}{}\n", statuses,
              run.report.kept_float.empty() ? "" : fmt::format(", {} kept in float", run.report.kept_float.size())) +
-         fmt::format("calibration  {}, {} tokens\n",
+         fmt::format("calibration  {}, {} tokens, {} to {} each, {} cut, {} dropped\n",
                      counted(static_cast<std::int64_t>(run.calibration.samples.size()), "sample"),
-                     run.calibration.tokens) +
+                     run.calibration.tokens, run.calibration.shortest, run.calibration.longest, run.calibration.cut,
+                     run.calibration.dropped) +
          fmt::format("weights      {} -> {}\n", megabytes(run.report.bytes_before), megabytes(run.report.bytes_after)) +
          fmt::format("seconds      {:.2f}{}\n", run.total_seconds, seconds) +
          fmt::format("peak memory  {} resident, {} of it not of files\n", megabytes(run.peak_resident),

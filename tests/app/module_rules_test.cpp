@@ -43,8 +43,8 @@ void untie(model_copy const& m) {
 TEST_CASE("rules: float, wider and differently grouped layers, declared for every reader", "[app]") {
   model_copy const m;
   run_well(m.small_run({"--skip", R"(.*layers\.0\.self_attn\.)", "--bits-for", ".*down_proj=8", "--dynamic",
-                        R"({"-:.*layers\\.[13]\\.mlp\\.(gate|up)": {},
-                            "+:.*o_proj": {"group_size": 64, "desc_act": true}, ".*o_proj": {"bits": 2}})"}));
+                        R"json({"-:.*layers\\.[13]\\.mlp\\.(gate|up)": {},
+                            "+:.*o_proj": {"group_size": 64, "desc_act": true}, ".*o_proj": {"bits": 2}})json"}));
   auto const layers = layers_of(m.output());
   CHECK(layers.at("model.layers.0.self_attn.q_proj") == "float");
   CHECK(layers.at("model.layers.0.self_attn.o_proj") == "float");
@@ -120,7 +120,7 @@ TEST_CASE("rules: what makes no sense is refused by name", "[app]") {
   m.check_refused({"leave no layer to quantize"}, {"--skip", ".*"});
   m.check_refused({"given twice"}, {"--skip", "a", "--skip", "a"}, 2);
   m.check_refused({"group_size 256 does not divide the 128 inputs of model.layers.0.mlp.gate_proj"},
-                  {"--dynamic", R"({".*(gate|up)_proj": {"group_size": 256}})"});
+                  {"--dynamic", R"json({".*(gate|up)_proj": {"group_size": 256}})json"});
 }
 
 TEST_CASE("rules: one that decides about nothing is warned of", "[app]") {

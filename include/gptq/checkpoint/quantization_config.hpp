@@ -8,7 +8,9 @@
 
 #include <array>
 #include <filesystem>
+#include <functional>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <system_error>
@@ -38,9 +40,11 @@ struct quantization_config {
   json meta = json::object();  ///< records of the tool that wrote the file
   std::vector<dynamic_rule> dynamic;
   std::vector<std::vector<std::string>> modules_in_block_to_quantize;
+  std::set<std::string, std::less<>> ignore;  ///< compressed-tensors: names of modules in float
 
   /// The settings of a module, or nothing if a rule keeps it in float.
   [[nodiscard]] std::optional<module_settings> settings_for(std::string_view module) const {
+    if (ignore.count(module)) return std::nullopt;
     dynamic_rule const* const rule = matching_rule(dynamic, module);
     if (!rule) return base;
     if (rule->keep_float) return std::nullopt;
@@ -97,16 +101,125 @@ inline std::vector<std::vector<std::string>> parse_module_lists(json const& valu
 
 }  // namespace detail
 
-/// Parses the settings in every spelling met: GPTQModel, AutoGPTQ, optimum, and the synonyms w_bit, q_group_size,
+namespace detail {
+
+/// The settings of one group of compressed-tensors.
+inline module_settings parse_compressed_group(json const& group, std::string const& where) {
+  if (!group.is_object() || !group.contains("weights") || !group.at("weights").is_object())
+    throw format_error(where + ": \"weights\" is missing or not an object");
+  for (char const* const key : {"input_activations", "output_activations"})
+    if (group.contains(key) && !group.at(key).is_null())
+      throw format_error(where + ": " + key + " are quantized, which is not supported");
+  json const& w = group.at("weights");
+  std::string const type = value_or<std::string>(w, "type", "int", where);
+  std::string const strategy = value_or<std::string>(w, "strategy", "group", where);
+  std::string const order = value_or<std::string>(w, "actorder", "", where);
+  if (type != "int") throw format_error(where + ": weights of type \"" + printable(type, 60) + "\" are not supported");
+  if (strategy != "group" && strategy != "channel")
+    throw format_error(where + ": strategy \"" + printable(strategy, 60) + "\" is not supported (group, channel are)");
+  module_settings s;
+  s.bits = value_of<int>(w, "num_bits", where);
+  s.group_size = strategy == "channel" ? -1 : value_of<int>(w, "group_size", where);
+  s.sym = value_or(w, "symmetric", true, where);
+  s.desc_act = order == "group" || order == "dynamic";
+  check_settings(s.bits, s.group_size, where);
+  return s;
+}
+
+/// "config_groups" and "ignore" as settings and rules: the group for "Linear" is the base, others are positive rules.
+inline quantization_config parse_compressed_tensors(json const& object, std::string const& where) {
+  quantization_config out;
+  out.format = checkpoint_format::compressed_tensors;
+  std::string const packing = value_of<std::string>(object, "format", where);
+  if (packing != "pack-quantized")
+    throw format_error(where + ": format \"" + printable(packing, 60) + "\" is not supported (pack-quantized is)");
+  if (!object.contains("config_groups") || !object.at("config_groups").is_object() ||
+      object.at("config_groups").empty())
+    throw format_error(where + ": \"config_groups\" is missing or empty");
+  json rules = json::object();
+  bool base = false;
+  for (bool const linear : {true, false})
+    for (auto const& [name, group] : object.at("config_groups").items()) {
+      std::string const place = where + ": config_groups " + printable(name);
+      module_settings const s = parse_compressed_group(group, place);
+      if (!group.contains("targets") || !group.at("targets").is_array())
+        throw format_error(place + ": \"targets\" is not a list");
+      for (json const& target : group.at("targets")) {
+        if (!target.is_string()) throw format_error(place + ": a target is not a string");
+        std::string const& text = target.get_ref<std::string const&>();
+        if (text == "Linear" && linear) {
+          out.base = s;
+          base = true;
+        } else if (text != "Linear" && !linear) {
+          if (!base) out.base = s;
+          base = true;
+          rules["+:" + (text.starts_with("re:") ? text.substr(3) : escape_pattern(text) + "$")] = {
+              {"bits", s.bits}, {"group_size", s.group_size}, {"sym", s.sym}, {"desc_act", s.desc_act}};
+        }
+      }
+    }
+  if (object.contains("ignore") && !object.at("ignore").is_null()) {
+    if (!object.at("ignore").is_array()) throw format_error(where + ": \"ignore\" is not a list");
+    for (json const& name : object.at("ignore")) {
+      if (!name.is_string()) throw format_error(where + ": a name in \"ignore\" is not a string");
+      std::string const& text = name.get_ref<std::string const&>();
+      if (text.starts_with("re:"))
+        rules["-:" + text.substr(3)] = json::object();
+      else
+        out.ignore.insert(text);
+    }
+  }
+  out.dynamic = parse_dynamic_rules(rules, where);
+  return out;
+}
+
+inline json compressed_group(std::vector<std::string> targets, module_settings const& s) {
+  json weights = {{"num_bits", s.bits},
+                  {"type", "int"},
+                  {"symmetric", s.sym},
+                  {"strategy", s.group_size == -1 ? "channel" : "group"},
+                  {"group_size", s.group_size == -1 ? json() : json(s.group_size)},
+                  {"actorder", nullptr},
+                  {"dynamic", false}};
+  return {{"targets", std::move(targets)},
+          {"weights", std::move(weights)},
+          {"input_activations", nullptr},
+          {"output_activations", nullptr}};
+}
+
+/// Positive rules become groups of their own: readers look at them before the class "Linear".
+inline json compressed_tensors_json(quantization_config const& c) {
+  json groups = {{"group_0", compressed_group({"Linear"}, c.base)}};
+  json ignore = c.ignore;
+  for (dynamic_rule const& rule : c.dynamic) {
+    std::string const target = "re:" + std::string(pattern_of(rule));
+    if (rule.keep_float) {
+      ignore.push_back(target);
+      continue;
+    }
+    module_settings const s = {rule.bits.value_or(c.base.bits), rule.group_size.value_or(c.base.group_size),
+                               rule.sym.value_or(c.base.sym), false};
+    groups["group_" + std::to_string(groups.size())] = compressed_group({target}, s);
+  }
+  return {{"quant_method", "compressed-tensors"}, {"format", "pack-quantized"},  {"quantization_status", "compressed"},
+          {"config_groups", std::move(groups)},   {"ignore", std::move(ignore)}, {"kv_cache_scheme", nullptr}};
+}
+
+}  // namespace detail
+
+/// Parses the settings in every spelling met: GPTQModel, AutoGPTQ, optimum, compressed-tensors, and the synonyms w_bit, q_group_size,
 /// zero_point, version. Defaults for absent keys: group_size 128, sym true, desc_act false, format gptq. Refused by
 /// name: other methods and formats, other words than int32, widths other than 2, 3, 4, 8. Throws format_error naming
 /// `where`.
 inline quantization_config parse_quantization_config(json const& object, std::string const& where) {
   if (!object.is_object()) throw format_error(where + ": the quantization settings are not an object");
+  if (value_or<std::string>(object, "quant_method", "gptq", where) == "compressed-tensors")
+    return detail::parse_compressed_tensors(object, where);
   for (char const* const key : {"quant_method", "method"}) {
     std::string const method = value_or<std::string>(object, key, "gptq", where);
     if (method != "gptq")
-      throw format_error(where + ": " + key + " \"" + detail::printable(method, 60) + "\" is not supported (gptq is)");
+      throw format_error(where + ": " + key + " \"" + detail::printable(method, 60) +
+                         "\" is not supported (gptq and compressed-tensors are)");
   }
   if (value_or(object, "is_marlin_format", false, where))
     throw format_error(where + ": the marlin format is not supported");
@@ -143,6 +256,7 @@ inline quantization_config parse_quantization_config(json const& object, std::st
 
 /// The JSON form, in the order in which the tools write it.
 inline json to_json(quantization_config const& c) {
+  if (c.format == checkpoint_format::compressed_tensors) return detail::compressed_tensors_json(c);
   json out = {{"quant_method", "gptq"},
               {"bits", c.base.bits},
               {"group_size", c.base.group_size},
@@ -162,7 +276,19 @@ inline json to_json(quantization_config const& c) {
 }
 
 /// The places where a folder may keep its settings.
-inline constexpr std::array<char const*, 2> quantize_config_files = {"quantize_config.json", "quant_config.json"};
+inline constexpr std::array<char const*, 3> quantize_config_files = {"quantize_config.json", "quant_config.json",
+                                                                     "quantization_config.json"};
+
+/// The settings as a folder writes them: of config.json, else of the first file beside it; null if there are none.
+inline json quantization_object(std::filesystem::path const& folder, json const& config) {
+  if (config.is_object() && config.contains("quantization_config") && !config.at("quantization_config").is_null())
+    return config.at("quantization_config");
+  for (char const* const name : quantize_config_files) {
+    std::error_code none;
+    if (std::filesystem::exists(folder / name, none)) return read_json(folder / name);
+  }
+  return {};
+}
 
 /// The settings of a folder whose config.json is `config`, or nothing if it is not quantized. The block in config.json
 /// and a file beside it must say the same. Throws format_error.
@@ -189,11 +315,11 @@ inline std::optional<quantization_config> read_quantization_config(std::filesyst
 }
 
 /// Writes `config` with the settings as its "quantization_config" to config.json, and the settings alone to
-/// quantize_config.json: readers look into one or the other.
+/// quantize_config.json: readers look into one or the other. Those of compressed-tensors know config.json only.
 inline void write_quantization_config(std::filesystem::path const& folder, json config, quantization_config const& c) {
   config["quantization_config"] = to_json(c);
   write_json(folder / "config.json", config);
-  write_json(folder / "quantize_config.json", to_json(c));
+  if (c.format != checkpoint_format::compressed_tensors) write_json(folder / "quantize_config.json", to_json(c));
 }
 
 }  // namespace v0

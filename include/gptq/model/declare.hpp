@@ -117,7 +117,7 @@ inline dynamic_rule make_rule(std::string const& pattern, std::optional<module_s
 }
 
 /// Fills `dynamic` and `modules_in_block_to_quantize`.
-inline void declare_layers(quantization_config& c, quantization_plan const& plan) {
+inline void declare_layers(quantization_config& c, quantization_plan const& plan, std::string const& head) {
   index_t blocks = 0;
   for (planned_linear const& p : plan.linears()) blocks = (std::max)(blocks, p.block + 1);
   for (layer_group const& g : deviating_layers(plan, c.base)) {
@@ -128,12 +128,20 @@ inline void declare_layers(quantization_config& c, quantization_plan const& plan
   c.lm_head = plan.head() != nullptr;
   if (c.lm_head && settings_of(*plan.head()->spec) != c.base)
     c.dynamic.push_back(make_rule(escape_dots(plan.head()->info.name), settings_of(*plan.head()->spec), c.base));
+  if (c.format == checkpoint_format::compressed_tensors) {  // one list says it all
+    std::erase_if(c.dynamic, [](dynamic_rule const& rule) { return rule.keep_float; });
+    for (std::string const& name : plan.kept_float()) c.ignore.insert(name);
+    if (!plan.head()) c.ignore.insert(head);
+    return;
+  }
   if (plan.kept_float().empty()) return;
   c.modules_in_block_to_quantize.emplace_back();
   for (planned_linear const& p : plan.quantized()) c.modules_in_block_to_quantize.front().push_back(p.info.name);
 }
 
-inline quantization_config quantization_settings(quantization_plan const& plan, pipeline_options const& options) {
+/// `head` is the name of the output head, which compressed-tensors must be told to leave alone.
+inline quantization_config quantization_settings(quantization_plan const& plan, pipeline_options const& options,
+                                                 std::string const& head) {
   quant_spec const& s = options.spec;
   quantization_config c;
   c.base = settings_of(s);
@@ -147,7 +155,7 @@ inline quantization_config quantization_settings(quantization_plan const& plan, 
             {"mse", std::round(1e6 * static_cast<double>(options.quantize.grid.mse)) / 1e6},
             {"damp_percent", c.damp_percent.value()}};
   for (auto const& [key, value] : options.meta) c.meta[key] = value;
-  declare_layers(c, plan);
+  declare_layers(c, plan, head);
   return c;
 }
 

@@ -206,7 +206,7 @@ pipeline_report quantize_model(B& b, std::filesystem::path const& source, std::f
   model_weights const weights(source);
   if (weights.quantized()) throw format_error(source.string() + ": the model is quantized already");
   quantization_plan const plan(weights, options);
-  detail::check_plan(weights, plan);
+  detail::check_plan(weights, plan, options.format);
   output_folder folder(target, source, options.overwrite);
   std::uint64_t const estimate = detail::estimated_bytes(weights, plan);
   folder.check_space(estimate + (std::min)(estimate, options.shard_size));
@@ -219,7 +219,7 @@ pipeline_report quantize_model(B& b, std::filesystem::path const& source, std::f
     detail::activity const a(report, "write");
     writer.finish();
     write_quantization_config(folder.path(), detail::output_config(weights.reader().config(), options),
-                              detail::quantization_settings(plan, options));
+                              detail::quantization_settings(plan, options, weights.names().head_module()));
     copy_side_files(source, folder.path());
     folder.commit();
   }

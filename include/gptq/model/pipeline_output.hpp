@@ -34,12 +34,17 @@ std::span<std::byte const> bytes_of(matrix<T> const& m) {
 
 /// Refuses a model that is quantized already, a plan with nothing to quantize, and shapes that no reader of the format takes: a
 /// group size that does not divide the inputs, words that inputs or outputs do not fill. Names the layers.
-inline void check_plan(model_weights const& weights, quantization_plan const& plan) {
+inline void check_plan(model_weights const& weights, quantization_plan const& plan, checkpoint_format format) {
   std::string const folder = weights.reader().folder().string();
   if (plan.quantized().empty()) throw shape_error(folder + ": the rules leave no layer to quantize");
   std::map<std::string, std::vector<std::string>> refused;  // reason → layers
   for (planned_linear const& p : plan.quantized()) {
     linear_info const& l = p.info;
+    if (format == checkpoint_format::compressed_tensors && p.spec->bits == 3)
+      refused["compressed-tensors has no settled form for the 3 bit codes of"].push_back(l.name);
+    if (format == checkpoint_format::compressed_tensors && scattered_groups(*p.spec))
+      refused["compressed-tensors is written without g_idx: use --order group_aware instead of desc_act for"].push_back(
+          l.name);
     int const word = p.spec->bits == 3 ? 32 : 32 / p.spec->bits;
     int const g = p.spec->group_size;
     if (g != -1 && l.inputs % g != 0)
@@ -164,11 +169,7 @@ inline void write_float_tensors(checkpoint_writer& writer, model_weights const& 
 /// The tensors of one quantized layer; its bias, if the model stores one, as float16.
 inline void write_linear(checkpoint_writer& writer, checkpoint_reader const& reader, std::string const& name,
                          packed_linear const& p) {
-  auto const shape = [](auto const& m) { return std::vector<std::int64_t>{m.rows(), m.cols()}; };
-  writer.add(name + ".qweight", dtype::i32, shape(p.qweight), bytes_of(p.qweight));
-  writer.add(name + ".qzeros", dtype::i32, shape(p.qzeros), bytes_of(p.qzeros));
-  writer.add(name + ".scales", dtype::f16, shape(p.scales), bytes_of(p.scales));
-  writer.add(name + ".g_idx", dtype::i32, {p.in_features}, std::as_bytes(std::span(p.g_idx)));
+  write_quantized(writer, name, view(p), p.format);
   if (tensor_view const* const bias = reader.find(name + ".bias"))
     writer.add(bias->name, dtype::f16, bias->shape, bytes_of(as_float16(*bias)));
 }
