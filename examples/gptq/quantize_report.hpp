@@ -68,6 +68,8 @@ inline gptq::json options_json(quantize_arguments const& a, gptq::pipeline_optio
           {"static_groups", o.spec.static_groups},
           {"dynamic", to_json(o.dynamic)},
           {"lm_head", o.lm_head},
+          {"engines", a.engines.names},
+          {"tensor_parallel", a.engines.tensor_parallel},
           {"damp_percent", o.quantize.damp_percent},
           {"mse", as_written(o.quantize.grid.mse)},
           {"round_scales", o.quantize.grid.round_scales},
@@ -87,6 +89,7 @@ inline gptq::json options_json(quantize_arguments const& a, gptq::pipeline_optio
 inline gptq::json calibration_json(calibration_request const& request, gptq::calibration_set const& set) {
   return {{"file", request.file},
           {"format", calibration_format(request)},
+          {"chat_format", request.chat_format},
           {"samples_asked", set.asked},
           {"sequence_length", request.size.sequence_length},
           {"samples", set.samples.size()},
