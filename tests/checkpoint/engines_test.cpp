@@ -143,6 +143,11 @@ TEST_CASE("engines: vllm") {
     tiny_model m;
     m.integers = {"model.layers.0.self_attn.table"};
     CHECK(broken(m, e) == ids{"V9:refused"});
+    m.integers.clear();
+    m.settings.modules_in_block_to_quantize = {{"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj"}};
+    CHECK(broken(m, e) == ids{"V9:refused"});
+    m.settings.modules_in_block_to_quantize.front().push_back("mlp.down_proj");
+    CHECK(broken(m, e) == ids{});
   }
   {
     tiny_model m;

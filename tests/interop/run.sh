@@ -45,7 +45,9 @@ quantize() {  # model, output, options
 said=()  # folder|what the rules say of vLLM
 for model in "${models[@]}"; do
   name=$(basename "$model")
-  "$gptq" tokenize "$model" --text "$bundled/calibration.txt" | tr ' ' '\n' | head -n 128 >"$work/ids"
+  "$gptq" tokenize "$model" --text "$bundled/calibration.txt" >"$work/text"
+  tr ' ' '\n' <"$work/text" >"$work/lines"
+  head -n 128 "$work/lines" >"$work/ids"
   vocabulary=$(python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["vocab_size"])' "$model/config.json")
   arguments=()
   for row in "${settings[@]}"; do

@@ -4,6 +4,7 @@
 #include <gptq/checkpoint/engine_rule.hpp>
 
 #include <array>
+#include <initializer_list>
 #include <string>
 #include <string_view>
 
@@ -55,10 +56,23 @@ inline bool known_biases(served_model const& m) {
 inline void check_vllm_names(served_model const& m, rule_report& r) {
   for (std::string const& name : m.unknown_integers)
     r.add(name, "a tensor of integers: its module is taken for quantized");
-  if (m.text("model_type") != "telechat" || is_compressed(m)) return;
-  bool listed = false;
-  for (auto const& list : m.quantization.modules_in_block_to_quantize)
-    for (std::string const& name : list) listed = listed || std::string_view(name).ends_with("self_attn.o_proj");
+  if (is_compressed(m)) return;
+  auto const& lists = m.quantization.modules_in_block_to_quantize;
+  auto const listed_as = [&](auto&& fits) {
+    for (auto const& list : lists)
+      for (std::string const& name : list)
+        if (fits(name)) return true;
+    return false;
+  };
+  if (m.text("model_type") != "telechat") {
+    if (lists.empty()) return;
+    each_quantized(m, [&](served_linear const& l) {  // the list takes the place of looking at the tensors
+      if (in_block(l.name) && !listed_as([&](std::string const& n) { return l.name.find(n) != std::string::npos; }))
+        r.add(l.name, "is quantized, but no name in modules_in_block_to_quantize is part of its name");
+    });
+    return;
+  }
+  bool const listed = listed_as([](std::string const& n) { return n.ends_with("self_attn.o_proj"); });
   each_quantized(m, [&](served_linear const& l) {
     if (ends_with_name(l.name, "self_attention.query") || ends_with_name(l.name, "self_attention.key_value"))
       r.add(l.name, "the loader takes key_value apart along the packed axis");
@@ -124,8 +138,10 @@ inline constexpr std::array<engine_rule, 10> vllm_rules = {{
      "give them the same rule", detail::check_siblings},
     {"V8", engine::vllm, verdict::refused, "no desc_act with groups",
      "quantize again with --order group_aware, which needs no g_idx", detail::check_desc_act},
-    {"V9", engine::vllm, verdict::refused, "only quantized layers have integer tensors, and their names are found",
-     "remove the tensor; TeleChat2: quantize with the default layers, or with --as llama", detail::check_vllm_names},
+    {"V9", engine::vllm, verdict::refused,
+     "only quantized layers have integer tensors, and all of them are found by name",
+     "remove the tensor, complete the list; TeleChat2: quantize with the default layers, or with --as llama",
+     detail::check_vllm_names},
     {"V10", engine::vllm, verdict::refused, "a quantized head is declared and not tied",
      "set \"lm_head\": true and name it in modules_in_block_to_quantize, or leave it in float",
      [](served_model const& m, rule_report& r) {
