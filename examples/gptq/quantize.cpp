@@ -15,19 +15,24 @@
 #include <CLI/CLI.hpp>
 
 #include <memory>
+#include <string>
 #include <utility>
+#include <vector>
 
 namespace app {
 namespace {
 
-/// quantize_model with a progress display, memory watched, and signals heard between two batches.
+/// quantize_model with a progress display, memory watched, and signals heard between two batches. The warnings come
+/// once nothing more can be refused.
 gptq::pipeline_report run_pipeline(quantize_arguments const& a, gptq::pipeline_options options,
-                                   gptq::calibration_set const& calibration, memory_watch& memory) {
+                                   gptq::calibration_set const& calibration, memory_watch& memory,
+                                   std::vector<std::string> warnings) {
   interrupt_guard const guard;
   quantize_progress progress;
   options.progress = [&](gptq::pipeline_progress const& p) {
     guard.check();
     memory.sample();
+    for (auto const& w : std::exchange(warnings, {})) warn(w);
     progress(p);
   };
   gptq::host_model_backend backend;
@@ -80,11 +85,10 @@ int quantize(quantize_arguments const& a) {
   if (a.calibration.show_sample) fmt::print("first sample:\n{}\n", first_sample(calibration, a.model));
   for (auto& w : calibration_warnings(a.calibration, calibration, config.max_positions))
     warnings.push_back(std::move(w));
-  for (auto const& w : warnings) warn(w);
 
   memory_watch memory;
   quantize_run run{
-      a, options, calibration, *config.family, run_pipeline(a, options, calibration, memory), std::move(warnings)};
+      a, options, calibration, *config.family, run_pipeline(a, options, calibration, memory, warnings), warnings};
   for (auto const& w : run.report.warnings) warn(w);
   run.warnings.insert(run.warnings.end(), run.report.warnings.begin(), run.report.warnings.end());
   run.peak_resident = memory.peak_resident();

@@ -83,7 +83,11 @@ for entry in "${said[@]}"; do
   result=takes
   "$vllm" "$check" "$folder" >"$work/vllm" 2>&1 || result=refuses
   why=$(grep -oE 'vllm: (refused|wrong numbers): V[0-9]+' "$work/inspect" | head -n 1 | grep -oE 'V[0-9]+' || true)
-  note=$(grep -m 1 '^FAIL' "$work/vllm" | cut -c 6-130 | tr '|' '/' || true)
+  note=$(tail -n 1 "$work/vllm" | python3 -c '
+import json, re, sys
+errors = json.loads(sys.stdin.readline() or "{}").get("errors") or [""]
+text = re.sub(r".*Value error, ", "", errors[0].replace("\n", " "))
+print(re.sub(r" \[type=.*", "", text)[:140].replace("|", "/"))' || true)
   verdict=""
   if [ "$rules" != "$result" ] || [ "$rules" != "$expected" ]; then verdict=" DISAGREE" failed=1; fi
   echo "| $(basename "$folder") | $rules $why | $result $note |$verdict"

@@ -250,7 +250,7 @@ class module_check {
                  "; the config says " + std::to_string(settings->bits) + " and " + std::to_string(settings->group_size),
              false);
     if (out_.scattered && !settings->desc_act) report("C2", "g_idx is scattered, but desc_act is false", false);
-    if (!out_.scattered && settings->desc_act && out_.has_g_idx)
+    if (!out_.scattered && settings->desc_act && out_.has_g_idx && t.groups > 1)
       report("C2", "desc_act is true, but g_idx is position / group_size", false);
     check_zeros(*settings);
   }
