@@ -157,7 +157,9 @@ class model_weights {
     quantized_module const* const q = find_quantized(l.name);
     if (l.has_bias) expect(l.name + ".bias", {l.rows});
     if (!q) return expect(l.name + ".weight", {l.rows, l.inputs});
-    for (char const* const suffix : {".qweight", ".qzeros", ".scales", ".g_idx"}) expected_.insert(l.name + suffix);
+    for (char const* const suffix : {".qweight", ".qzeros", ".scales", ".g_idx", ".weight_packed", ".weight_scale",
+                                     ".weight_shape", ".weight_zero_point", ".weight_g_idx"})
+      expected_.insert(l.name + suffix);
     if (q->tensors.out_features != l.rows || q->tensors.in_features != l.inputs)
       throw format_error(reader_.folder().string() + ": quantized linear '" + l.name + "' is " +
                          std::to_string(q->tensors.out_features) + " x " + std::to_string(q->tensors.in_features) +
