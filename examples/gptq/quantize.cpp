@@ -29,7 +29,7 @@ namespace {
 /// The model in its own type, which is that of its first linear layer.
 gptq::pipeline_report run_on_cuda(quantize_arguments const& a, gptq::pipeline_options const& options,
                                   gptq::calibration_set const& calibration, device_usage& usage) {
-  gptq::model_weights const weights(a.model);
+  gptq::model_weights const weights = gptq::open_source(a.model, options);
   gptq::tensor_view const* const first = weights.stored(weights.names().linears(0, gptq::attention_stage).front());
   gptq::dtype const type = first ? first->type : gptq::dtype::f32;
   auto const run = type == gptq::dtype::bf16  ? quantize_on_cuda<gptq::bfloat16>
@@ -67,7 +67,7 @@ gptq::pipeline_report run_pipeline(quantize_arguments const& a, gptq::pipeline_o
 
 /// Refuses what an engine that was asked for would refuse or get wrong. Returns what deserves a warning.
 std::vector<std::string> judge_engines(quantize_arguments const& a, gptq::pipeline_options const& options) {
-  gptq::served_model const model = served(gptq::model_weights(a.model), options);
+  gptq::served_model const model = served(gptq::open_source(a.model, options), options);
   if (a.engines.names.empty()) {
     std::string const rejecting = rejecting_engines(model);
     if (a.preset == "parity") return {};
@@ -112,9 +112,9 @@ int quantize(quantize_arguments const& a) {
 
   memory_watch memory;
   std::optional<device_usage> usage;
+  gptq::family_rule const& family = options.as_llama ? *gptq::find_family("llama") : *config.family;
   quantize_run run{
-      a,       options, calibration, *config.family, run_pipeline(a, options, calibration, memory, warnings, usage),
-      warnings};
+      a, options, calibration, family, run_pipeline(a, options, calibration, memory, warnings, usage), warnings};
   run.device = std::move(usage);
   for (auto const& w : run.report.warnings) warn(w);
   run.warnings.insert(run.warnings.end(), run.report.warnings.begin(), run.report.warnings.end());

@@ -50,6 +50,8 @@ struct quantize_arguments {
   std::optional<int> refit, sweeps;
   std::optional<std::string> format;
   std::string dtype = "keep";
+  bool all_layers = false;
+  std::string as;
   bool true_sequential = true;
   std::string shard_size = "4GB";
   compute_options compute;
@@ -150,6 +152,11 @@ inline void add_options(CLI::App& command, quantize_arguments& a) {
       ->check(CLI::IsMember({"keep", "float16"}))
       ->capture_default_str()
       ->type_name("NAME");
+  command.add_flag("--all-layers", a.all_layers,
+                   "Quantize also what the family keeps in float because engines can't load it (TeleChat2)");
+  command.add_option("--as", a.as, "llama: write TeleChat2 as the Llama checkpoint that computes the same")
+      ->check(CLI::IsMember({"llama"}))
+      ->type_name("NAME");
   command.add_flag("--true-sequential,!--no-true-sequential", a.true_sequential,
                    "Each stage of a block sees the quantized stages before it (the default), or only the blocks do");
   command.add_option("--shard-size", a.shard_size, "Largest file of weights: 4GB, 500MB, 2GiB, bytes")
@@ -215,6 +222,8 @@ inline gptq::pipeline_options resolve(quantize_arguments const& a) {
   // Format gptq has no way to say 0: a constraint of the search, not a repair of its result.
   o.quantize.grid.nonzero_zeros = !sym && o.format == gptq::checkpoint_format::gptq;
   o.true_sequential = a.true_sequential;
+  o.all_layers = a.all_layers;
+  o.as_llama = a.as == "llama";
   o.to_float16 = a.dtype == "float16";
   o.shard_size = parse_size("--shard-size", a.shard_size);
   o.overwrite = a.overwrite;

@@ -101,6 +101,8 @@ inline gptq::json options_json(quantize_arguments const& a, gptq::pipeline_optio
           {"reference_dead", o.quantize.reference_dead},
           {"format", to_string(o.format)},
           {"dtype", a.dtype},
+          {"all_layers", o.all_layers},
+          {"as", a.as.empty() ? gptq::json() : gptq::json(a.as)},
           {"true_sequential", o.true_sequential},
           {"shard_size", o.shard_size},
           {"device", a.compute.device},

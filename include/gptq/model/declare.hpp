@@ -8,9 +8,11 @@
 #include <gptq/version.hpp>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstddef>
 #include <map>
+#include <set>
 #include <string>
 #include <string_view>
 #include <tuple>
@@ -36,42 +38,46 @@ inline std::string alternatives(std::vector<std::string> const& names) {
   return "(" + out + ")";
 }
 
-/// The patterns for layers `parts` ("self_attn.q_proj", …) of some blocks; several where the engines' fused name has
-/// another parent, or the blocks are many. `block` is the name of one block, "model.layers.0.".
-inline std::vector<std::string> layer_patterns(std::string_view block, std::vector<std::string> const& blocks,
-                                               bool all_blocks, std::vector<std::string> parts) {
+/// The beginnings of patterns for some blocks; several where the blocks are many. `block` is the name of one block,
+/// "model.layers.0.".
+inline std::vector<std::string> block_patterns(std::string_view block, std::vector<std::string> const& blocks,
+                                               bool all_blocks) {
   std::string_view container = block.substr(0, block.rfind('.', block.size() - 2));  // "model.layers"
   std::size_t const dot = container.rfind('.');
   std::string const start =
       dot == std::string_view::npos ? ".*" + std::string(container) : ".*\\." + std::string(container.substr(dot + 1));
-  if (fused_layer const* const fused = fused_layer_of(parts.front()); fused && parts.size() > 1)
-    parts.emplace_back(fused->name);
-  std::vector<std::pair<std::string, std::vector<std::string>>> by_parent;
-  for (std::string const& part : parts) {
-    std::size_t const split = part.rfind('.');
-    std::string const parent = split == std::string::npos ? "" : part.substr(0, split + 1);
-    auto at = std::find_if(by_parent.begin(), by_parent.end(), [&](auto const& p) { return p.first == parent; });
-    if (at == by_parent.end()) at = by_parent.insert(by_parent.end(), {parent, {}});
-    at->second.push_back(split == std::string::npos ? part : part.substr(split + 1));
-  }
+  if (all_blocks) return {start + "\\.\\d+"};
   std::vector<std::string> out;
   for (std::size_t first = 0; first < blocks.size(); first += blocks_per_pattern) {
     auto const begin = blocks.begin() + static_cast<std::ptrdiff_t>(first);
     auto const end =
         blocks.begin() + static_cast<std::ptrdiff_t>((std::min)(blocks.size(), first + blocks_per_pattern));
-    std::string const numbers = all_blocks         ? "\\d+"
-                                : end - begin == 1 ? *begin
-                                                   : alternatives(std::vector<std::string>(begin, end));
-    for (auto const& [parent, leaves] : by_parent)
-      out.push_back(start + "\\." + numbers + "\\." + escape_dots(parent) +
-                    (leaves.size() == 1 ? leaves.front() : alternatives(leaves)));
-    if (all_blocks) break;
+    out.push_back(start + "\\." + (end - begin == 1 ? *begin : alternatives(std::vector<std::string>(begin, end))));
   }
+  return out;
+}
+
+/// The patterns for layers "self_attn.q_proj", … below what each of `starts` matches: one for each parent.
+inline std::vector<std::string> layer_patterns(std::vector<std::string> const& starts,
+                                               std::vector<std::string> const& layers) {
+  std::vector<std::pair<std::string, std::vector<std::string>>> by_parent;
+  for (std::string const& layer : layers) {
+    std::size_t const split = layer.rfind('.');
+    std::string const parent = split == std::string::npos ? "" : layer.substr(0, split + 1);
+    auto at = std::find_if(by_parent.begin(), by_parent.end(), [&](auto const& p) { return p.first == parent; });
+    if (at == by_parent.end()) at = by_parent.insert(by_parent.end(), {parent, {}});
+    at->second.push_back(split == std::string::npos ? layer : layer.substr(split + 1));
+  }
+  std::vector<std::string> out;
+  for (std::string const& start : starts)
+    for (auto const& [parent, leaves] : by_parent)
+      out.push_back(start + "\\." + escape_dots(parent) + (leaves.size() == 1 ? leaves.front() : alternatives(leaves)));
   return out;
 }
 
 /// Layers of one stage that have the same settings in some blocks: one rule.
 struct layer_group {
+  int stage = 0;
   std::vector<std::string> parts;  ///< below the block
   std::optional<module_settings> settings;
   std::vector<std::string> blocks;  ///< their numbers
@@ -92,14 +98,61 @@ inline std::vector<layer_group> deviating_layers(quantization_plan const& plan, 
       std::size_t const prefix = plan.block_prefix().size() - 1 + number.size();  // block 0 has one digit
       std::vector<std::string> parts;
       for (std::size_t l = i; l < end; ++l) parts.push_back(all[l].info.name.substr(prefix));
-      auto const same = [&](layer_group const& g) { return g.parts == parts && g.settings == settings; };
+      auto const same = [&](layer_group const& g) { return g.stage == first.stage && g.settings == settings; };
       auto at = std::find_if(groups.begin(), groups.end(), same);
-      if (at == groups.end()) at = groups.insert(groups.end(), {std::move(parts), settings, {}});
+      if (at == groups.end()) at = groups.insert(groups.end(), {first.stage, std::move(parts), settings, {}});
       at->blocks.push_back(number);
     }
     i = end;
   }
   return groups;
+}
+
+/// The patterns of a group, in the names of the checkpoint and in those of the engines.
+inline std::vector<std::string> group_patterns(quantization_plan const& plan, layer_group const& g, bool all_blocks) {
+  std::string_view const served_blocks = plan.family().served_blocks;
+  if (served_blocks.empty()) {  // the fused layer differs in its last word only
+    std::vector<std::string> layers = g.parts;
+    if (fused_layer const* const fused = fused_layer_of(layers.front()); fused && layers.size() > 1)
+      layers.emplace_back(fused->name);
+    return layer_patterns(block_patterns(plan.block_prefix(), g.blocks, all_blocks), layers);
+  }
+  std::vector<std::string> const any = {".*"};
+  std::string const served(plan.family().stages[static_cast<std::size_t>(g.stage)].served_as);
+  auto out =
+      layer_patterns(all_blocks ? any : block_patterns(std::string(served_blocks) + "0.", g.blocks, false), {served});
+  for (auto& p : layer_patterns(all_blocks ? any : block_patterns(plan.block_prefix(), g.blocks, false), g.parts))
+    if (std::find(out.begin(), out.end(), p) == out.end()) out.push_back(std::move(p));
+  return out;
+}
+
+/// The layers that are quantized where some are not: full names; for a family whose names engines change, the list as
+/// vLLM understands it (formats.md 9): names below the block, stage by stage, or full names and those of its own.
+inline std::vector<std::vector<std::string>> quantized_lists(quantization_plan const& plan, index_t blocks) {
+  family_rule const& family = plan.family();
+  std::array<std::set<index_t>, stage_count> quantized;
+  std::vector<std::string> names;
+  for (planned_linear const& p : plan.quantized()) {
+    names.push_back(p.info.name);
+    if (p.block >= 0) quantized[static_cast<std::size_t>(p.stage)].insert(p.block);
+  }
+  if (family.served_blocks.empty()) return {names};
+  auto const whole = [&](auto const& set) { return set.empty() || static_cast<index_t>(set.size()) == blocks; };
+  bool const all_blocks = !plan.head() && std::all_of(quantized.begin(), quantized.end(), whole);
+  std::vector<std::vector<std::string>> lists;
+  for (std::size_t s = 0; s < stage_count; ++s) {
+    std::vector<std::string> list;
+    for (linear_rule const& l : family.stages[s].linears)
+      if (!l.name.empty()) list.emplace_back(l.name);
+    std::string const served(family.stages[s].served_as);
+    bool const renamed = list.size() == 1 && list.front() != served;
+    if (renamed) list.push_back(served);
+    if (all_blocks && !quantized[s].empty()) lists.push_back(std::move(list));
+    if (!all_blocks && renamed)
+      for (index_t const block : quantized[s])
+        names.push_back(std::string(family.served_blocks) + std::to_string(block) + "." + served);
+  }
+  return all_blocks ? lists : std::vector<std::vector<std::string>>{names};
 }
 
 inline dynamic_rule make_rule(std::string const& pattern, std::optional<module_settings> const& settings,
@@ -122,7 +175,7 @@ inline void declare_layers(quantization_config& c, quantization_plan const& plan
   for (planned_linear const& p : plan.linears()) blocks = (std::max)(blocks, p.block + 1);
   for (layer_group const& g : deviating_layers(plan, c.base)) {
     bool const all = static_cast<index_t>(g.blocks.size()) == blocks;
-    for (std::string const& pattern : layer_patterns(plan.block_prefix(), g.blocks, all, g.parts))
+    for (std::string const& pattern : group_patterns(plan, g, all))
       c.dynamic.push_back(make_rule(pattern, g.settings, c.base));
   }
   c.lm_head = plan.head() != nullptr;
@@ -135,8 +188,7 @@ inline void declare_layers(quantization_config& c, quantization_plan const& plan
     return;
   }
   if (plan.kept_float().empty()) return;
-  c.modules_in_block_to_quantize.emplace_back();
-  for (planned_linear const& p : plan.quantized()) c.modules_in_block_to_quantize.front().push_back(p.info.name);
+  c.modules_in_block_to_quantize = quantized_lists(plan, blocks);
 }
 
 /// `head` is the name of the output head, which compressed-tensors must be told to leave alone.

@@ -297,7 +297,7 @@ class model_quantizer {
 template <pipeline_backend B>
 pipeline_report quantize_model(B& b, std::filesystem::path const& source, std::filesystem::path const& target,
                                std::vector<std::vector<std::int32_t>> const& samples, pipeline_options const& options) {
-  model_weights const weights(source);
+  model_weights const weights = open_source(source, options);
   if (weights.quantized()) throw format_error(source.string() + ": the model is quantized already");
   quantization_plan const plan(weights, options);
   detail::check_plan(weights, plan, options.format);
@@ -312,7 +312,7 @@ pipeline_report quantize_model(B& b, std::filesystem::path const& source, std::f
   {
     detail::activity const a(report, "write");
     writer.finish();
-    write_quantization_config(folder.path(), detail::output_config(weights.reader().config(), options),
+    write_quantization_config(folder.path(), detail::output_config(weights, options),
                               detail::quantization_settings(plan, options, weights.names().head_module()));
     copy_side_files(source, folder.path());
     folder.commit();

@@ -6,6 +6,7 @@
 #include <gptq/checkpoint/reader.hpp>
 #include <gptq/checkpoint/side_files.hpp>
 #include <gptq/checkpoint/writer.hpp>
+#include <gptq/model/as_llama.hpp>
 #include <gptq/model/declare.hpp>
 #include <gptq/model/pipeline_types.hpp>
 #include <gptq/model/plan.hpp>
@@ -15,16 +16,25 @@
 #include <atomic>
 #include <cmath>
 #include <cstdint>
+#include <filesystem>
 #include <future>
 #include <map>
 #include <set>
 #include <span>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <vector>
 
 namespace gptq {
 inline namespace v0 {
+
+/// The model that a run quantizes: the folder's, or what it is to be written as.
+inline model_weights open_source(std::filesystem::path const& source, pipeline_options const& options) {
+  if (!options.as_llama) return model_weights(source);
+  return model_weights(as_llama(checkpoint_reader(source)));
+}
+
 namespace detail {
 
 template <class T>
@@ -198,9 +208,14 @@ inline std::map<std::string, std::string> kept_metadata(checkpoint_reader const&
   return kept;
 }
 
-/// config.json as found, with the dtype that its float tensors have now.
-inline json output_config(json config, pipeline_options const& options) {
+/// config.json as found, with the dtype that its float tensors have now and what engines must find in it.
+inline json output_config(model_weights const& weights, pipeline_options const& options) {
+  json config = weights.reader().config();
   if (options.to_float16) config[config.contains("dtype") ? "dtype" : "torch_dtype"] = "float16";
+  if (std::string_view const name = weights.config().family->served_architecture; !name.empty()) {
+    config["architectures"] = {std::string(name)};
+    config["num_key_value_heads"] = weights.config().kv_heads;  // null is not read by all
+  }
   return config;
 }
 

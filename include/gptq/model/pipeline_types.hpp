@@ -33,6 +33,8 @@ struct pipeline_options {
   shift_options shift = default_preset.shift;  ///< any: the float model runs beside the quantized one
   std::vector<dynamic_rule> dynamic;  ///< layers that stay in float, or differ from spec; the first match decides
   bool lm_head = false;               ///< quantize the output head too; refused where it is tied
+  bool all_layers = false;            ///< also those that the family keeps in float for the sake of engines
+  bool as_llama = false;              ///< write TeleChat2 as the Llama checkpoint that computes the same
   checkpoint_format format = checkpoint_format::gptq;
   bool true_sequential = true;  ///< each stage sees the quantized weights of the stages before it
   bool to_float16 = false;      ///< convert the tensors that stay in float, else they are copied bit for bit

@@ -8,6 +8,7 @@
 #include <gptq/model/pipeline_types.hpp>
 #include <gptq/model/weights.hpp>
 
+#include <array>
 #include <cstddef>
 #include <map>
 #include <optional>
@@ -62,7 +63,8 @@ class quantization_plan {
  public:
   /// Throws shape_error for a rule that gives an impossible spec, for siblings that disagree and for a tied head, naming
   /// the layers.
-  quantization_plan(model_weights const& weights, pipeline_options const& options) : base_(options.spec) {
+  quantization_plan(model_weights const& weights, pipeline_options const& options)
+      : base_(options.spec), family_(weights.config().family) {
     check_spec(options.spec);
     std::vector<std::size_t> matched(options.dynamic.size());
     auto const add = [&](linear_info info, index_t block, int stage) {
@@ -70,6 +72,9 @@ class quantization_plan {
       if (dynamic_rule const* const rule = matching_rule(options.dynamic, p.info.name)) {
         p.spec = apply_rule(options.spec, *rule);
         ++matched[static_cast<std::size_t>(rule - options.dynamic.data())];
+      } else if (block >= 0 && !options.all_layers && !family_->stages[std::size_t(stage)].stays_float.reason.empty()) {
+        p.spec = std::nullopt;
+        stays_float_[std::size_t(stage)] = true;
       }
       all_.push_back(std::move(p));
     };
@@ -92,9 +97,11 @@ class quantization_plan {
         warnings_.push_back("rule \"" + detail::printable(options.dynamic[r].key) +
                             "\" decides about no layer of the model");
     block_prefix_ = weights.names().block(0);
+    explain_float();
   }
 
   [[nodiscard]] quant_spec const& base() const { return base_; }
+  [[nodiscard]] family_rule const& family() const { return *family_; }
   [[nodiscard]] std::vector<planned_linear> const& linears() const { return all_; }
 
   /// What the layers of a stage are quantized to.
@@ -127,6 +134,26 @@ class quantization_plan {
   [[nodiscard]] std::string const& block_prefix() const { return block_prefix_; }
 
  private:
+  /// Which layers the family keeps in float and why, or what it costs to quantize them all the same.
+  void explain_float() {
+    for (std::size_t s = 0; s < stage_count; ++s) {
+      float_rule const& rule = family_->stages[s].stays_float;
+      if (rule.reason.empty()) continue;
+      std::string names;
+      for (linear_rule const& l : family_->stages[s].linears)
+        if (!l.name.empty()) names += (names.empty() ? "" : " and ") + std::string(l.name);
+      bool quantized = false;
+      for (planned_linear const& p : all_) quantized = quantized || (p.block >= 0 && p.stage == int(s) && p.spec);
+      if (stays_float_[s])
+        warnings_.push_back(names + " stay in float: " + std::string(rule.reason) +
+                            "; --as llama writes a checkpoint that vLLM loads with all layers quantized, --all-layers "
+                            "quantizes them here too");
+      if (quantized)
+        warnings_.push_back(names + " are quantized, so " + std::string(rule.engines) +
+                            " will not load the result: " + std::string(rule.reason) + "; --as llama avoids that");
+    }
+  }
+
   void check_siblings(std::string const& folder) const {
     planned_linear const& a = all_[first_.back()];
     for (std::size_t i = first_.back() + 1; i < all_.size(); ++i) {
@@ -140,6 +167,8 @@ class quantization_plan {
   }
 
   quant_spec base_;
+  family_rule const* family_;
+  std::array<bool, stage_count> stays_float_{};  ///< by the family's own rule
   std::vector<planned_linear> all_;
   std::vector<std::size_t> first_;  ///< [blocks · stage_count] the first layer of each stage
   bool has_head_ = false;

@@ -18,7 +18,7 @@ inline served_model served(model_weights const& weights, pipeline_options const&
   detail::check_plan(weights, plan, options.format);
   checkpoint_reader const& reader = weights.reader();
   served_model m;
-  m.config = detail::output_config(reader.config(), options);
+  m.config = detail::output_config(weights, options);
   m.settings = to_json(detail::quantization_settings(plan, options, weights.names().head_module()));
   m.quantization = parse_quantization_config(m.settings, "settings");
   m.quantization.meta = m.settings.contains("meta") ? m.settings.at("meta") : json::object();

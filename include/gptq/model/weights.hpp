@@ -38,16 +38,13 @@ class model_weights {
   /// The same with settings that need not be those of config.json.
   model_weights(std::filesystem::path const& folder, model_config config)
       : config_(std::move(config)), reader_(folder) {
-    if (auto const settings = read_quantization_config(folder, reader_.config()))
-      quantized_.emplace(reader_, *settings);
-    std::string const root(config_.family->root);
-    names_ = {config_, root};
-    if (!reader_.contains(names_.embedding()) && !reader_.contains(names_.final_norm())) {
-      model_names const bare(config_, "");
-      if (reader_.contains(bare.embedding()) || reader_.contains(bare.final_norm())) names_ = bare;
-    }
-    resolve_tie();
-    check_tensors();
+    open();
+  }
+
+  /// A checkpoint that is open already.
+  explicit model_weights(checkpoint_reader reader)
+      : config_(read_model_config(reader.config(), reader.folder() / "config.json")), reader_(std::move(reader)) {
+    open();
   }
 
   [[nodiscard]] model_config const& config() const { return config_; }
@@ -111,6 +108,19 @@ class model_weights {
   }
 
  private:
+  void open() {
+    if (auto const settings = read_quantization_config(reader_.folder(), reader_.config()))
+      quantized_.emplace(reader_, *settings);
+    std::string const root(config_.family->root);
+    names_ = {config_, root};
+    if (!reader_.contains(names_.embedding()) && !reader_.contains(names_.final_norm())) {
+      model_names const bare(config_, "");
+      if (reader_.contains(bare.embedding()) || reader_.contains(bare.final_norm())) names_ = bare;
+    }
+    resolve_tie();
+    check_tensors();
+  }
+
   /// What is stored decides; see models.md 1.1. The key says which of two stored tensors counts.
   void resolve_tie() {
     std::string const embedding = names_.embedding();
