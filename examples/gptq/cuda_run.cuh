@@ -8,6 +8,9 @@
 #include <gptq/model/pipeline.hpp>
 #include <gptq/model/stream_plan.hpp>
 
+#include <future>
+#include <optional>
+
 APP_COLUMN_PASS(extern, 2)
 APP_COLUMN_PASS(extern, 3)
 APP_COLUMN_PASS(extern, 4)
@@ -48,11 +51,17 @@ gptq::pipeline_report quantize_on_cuda(std::size_t memory, std::filesystem::path
                                        std::filesystem::path const& output,
                                        std::vector<std::vector<std::int32_t>> const& samples,
                                        gptq::pipeline_options options, device_usage& usage) {
-  auto backend = cuda::open_backend<T>(memory);
-  options.stream = gptq::plan_stream(gptq::read_model_config(model), samples, sizeof(T), backend.memory_budget(),
-                                     options.shift.any() ? 2 : 1);
-  auto report = gptq::quantize_model(backend, model, output, samples, options);
-  cuda::describe(backend, memory, usage);
+  using backend_type = gptq::basic_cuda_model_backend<T>;
+  auto opening = std::async(std::launch::async, cuda::open_backend<T>, memory);  // while the source is checked
+  std::optional<backend_type> backend;
+  auto const open = [&]() -> backend_type& {
+    backend.emplace(opening.get());
+    options.stream = gptq::plan_stream(gptq::read_model_config(model), samples, sizeof(T), backend->memory_budget(),
+                                       options.shift.any() ? 2 : 1);
+    return *backend;
+  };
+  auto report = gptq::quantize_model_on(open, model, output, samples, options);
+  cuda::describe(*backend, memory, usage);
   usage.chunk_tokens = report.chunk_tokens;
   usage.states_on_host = options.stream.states_on_host;
   return report;

@@ -66,7 +66,7 @@ test::table damped_hessian(moved_layer const& m, double damp) {
 /// What the device has seen of a moved layer.
 template <class B>
 struct seen {
-  seen(B& b, moved_layer const& m) : h(b, m.base.x.cols()), moved(b, m.base.x.cols(), m.r.cols()) {
+  seen(B& b, moved_layer const& m) : h(b, m.base.x.cols()), moved(b, m.base.x.cols(), m.r.cols(), m.base.x.rows()) {
     auto const x = test::to_backend(b, m.base.x), xf = test::to_backend(b, m.x_float);
     auto const r = test::to_backend(b, m.r), rf = test::to_backend(b, m.r_float);
     using view = gptq::matrix_view<float const, B::space>;

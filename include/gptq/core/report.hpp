@@ -44,7 +44,7 @@ struct linear_report {
   double rel_loss = -1;      ///< of the codes found
   double rel_loss_rtn = -1;  ///< of rounding to nearest on the same kind of grid
   /// Where the solve aimed at more than the weights, ‖W·x_f − Q·x‖² relative to ‖W·x_f‖²: against what the layer puts
-  /// out in the float model.
+  /// out in the float model, on up to 1,024 of the tokens.
   double float_loss = -1;
   double pass_loss = -1;     ///< like rel_loss, but against the target of the solve, before …
   double refined_loss = -1;  ///< … and after refit and sweeps

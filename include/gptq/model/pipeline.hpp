@@ -19,6 +19,7 @@
 #include <future>
 #include <optional>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -156,7 +157,8 @@ class model_quantizer {
       std::optional<seen> empty;
       if (plan_.stage(block.number, stage)) {
         empty.emplace(seen{hessian<B>(b_, config.stage_inputs(stage)), {}});
-        if (original) empty->moved.emplace(b_, config.stage_inputs(stage), residual ? config.hidden : 0);
+        if (original)
+          empty->moved.emplace(b_, config.stage_inputs(stage), residual ? config.hidden : 0, stream_.tokens());
       }
       stream_.prepare(stage);
       if (original) float_stream_->prepare(stage);
@@ -207,7 +209,7 @@ class model_quantizer {
     matrix_of<B, T> x, x_float;
     seen s = with_less([&] {
       seen empty{hessian<B>(b_, c.hidden), {}};
-      if (float_stream_) empty.moved.emplace(b_, c.hidden);
+      if (float_stream_) empty.moved.emplace(b_, c.hidden, 0, stream_.tokens());
       index_t most = 0;
       for (auto const& chunk : stream_.chunks()) most = (std::max)(most, chunk.rows);
       x = b_.template make<T>(most, c.hidden);
@@ -294,9 +296,14 @@ class model_quantizer {
 /// The folder is complete when this returns; after an exception nothing of it is left. Throws format_error,
 /// shape_error or numeric_error, each naming file, tensor or layer; everything that can be refused is refused
 /// before the first token is run.
-template <pipeline_backend B>
-pipeline_report quantize_model(B& b, std::filesystem::path const& source, std::filesystem::path const& target,
-                               std::vector<std::vector<std::int32_t>> const& samples, pipeline_options const& options) {
+///
+/// `open` returns the backend, B&. It is called when the checks of the source are through, so that a device can be opened
+/// meanwhile, and may change what `options` say of the stream.
+template <class Open>
+requires pipeline_backend<std::remove_reference_t<std::invoke_result_t<Open&>>> pipeline_report
+quantize_model_on(Open&& open, std::filesystem::path const& source, std::filesystem::path const& target,
+                  std::vector<std::vector<std::int32_t>> const& samples, pipeline_options const& options) {
+  using B = std::remove_reference_t<std::invoke_result_t<Open&>>;
   model_weights const weights = open_source(source, options);
   if (weights.quantized()) throw format_error(source.string() + ": the model is quantized already");
   quantization_plan const plan(weights, options);
@@ -308,7 +315,7 @@ pipeline_report quantize_model(B& b, std::filesystem::path const& source, std::f
 
   checkpoint_writer writer(folder.path(), options.shard_size, detail::kept_metadata(weights.reader()));
   detail::write_float_tensors(writer, weights, plan, options);
-  pipeline_report report = detail::model_quantizer<B>(b, weights, plan, writer, samples, options).run();
+  pipeline_report report = detail::model_quantizer<B>(open(), weights, plan, writer, samples, options).run();
   {
     detail::activity const a(report, "write");
     writer.finish();
@@ -326,6 +333,13 @@ pipeline_report quantize_model(B& b, std::filesystem::path const& source, std::f
     report.warnings.push_back(std::to_string(report.tokens) + " calibration tokens are fewer than the " +
                               std::to_string(widest) + " inputs of the widest layer");
   return report;
+}
+
+/// The same with a backend that is there already.
+template <pipeline_backend B>
+pipeline_report quantize_model(B& b, std::filesystem::path const& source, std::filesystem::path const& target,
+                               std::vector<std::vector<std::int32_t>> const& samples, pipeline_options const& options) {
+  return quantize_model_on([&]() -> B& { return b; }, source, target, samples, options);
 }
 
 }  // namespace v0

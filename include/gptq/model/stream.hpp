@@ -127,6 +127,9 @@ class token_stream {
   void prepare(int stage) {
     if (stage == context_stage && context_.rows() == 0)
       context_ = {*backend_, tokens(), config().stage_inputs(context_stage), options_.states_on_host, most_rows()};
+    if (stage == down_stage && !options_.states_on_host &&  // (where that costs no copy back and forth)
+        std::all_of(reached_.begin(), reached_.end(), [](int next) { return next >= down_stage; }))
+      context_ = {};
     if (stage == down_stage && keeps_product() && product_.rows() == 0)
       product_ = backend_->template make<activation>(tokens(), config().mlp);
   }

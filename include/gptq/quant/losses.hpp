@@ -20,8 +20,8 @@ struct output_loss {
   double error = 0;         ///< of the codes against the weights
   double energy = 0;        ///< of the weights themselves
   double rtn = 0;           ///< of rounding to nearest
-  double float_error = 0;   ///< of the outputs against those of the float model
-  double float_energy = 0;  ///< of the float model's outputs
+  double float_error = 0;   ///< of the outputs against those of the float model, over some tokens
+  double float_energy = 0;  ///< of the float model's outputs, over the same
 };
 
 namespace detail {
@@ -56,28 +56,19 @@ void add_energy(B& b, factor<B> const& f, view_of<B, typename B::scalar const> x
   b.add_squares(x, f.excess, sums.row_range(1, 1));
 }
 
-/// ‖W·x_f − Q·x‖² and ‖W·x_f‖² of every output. With x_f = x + m and E = W − Q, the first is
-/// tr(W·S·Wᵀ) + 2·tr(W·D·Eᵀ) + tr(E·H·Eᵀ), S = c·Σ m·mᵀ; the second the same with W for E.
+/// ‖W·x_f − Q·x‖² and ‖W·x_f‖² of every output, over the tokens that the drift kept.
 template <refining_backend B>
 class float_losses {
   using scalar = typename B::scalar;
   using const_view = view_of<B, scalar const>;
 
  public:
-  float_losses(B& b, factor<B> const& f, drift<B> const& d, index_t outputs)
-      : b_(b), drift_(d), scale_(f.scale), sums_(b.template make<double>(3, outputs)) {
-    index_t const in = f.in_features();
-    auto const diagonal = b.diagonal(d.spread());
-    matrix<scalar> scaled(1, in), ones(1, in);
-    for (index_t i = 0; i < in; ++i) {
-      scaled(0, i) = static_cast<scalar>(f.scale * diagonal[static_cast<std::size_t>(i)]);
-      ones(0, i) = scalar(1);
-    }
+  float_losses(B& b, drift<B> const& d, index_t outputs)
+      : b_(b), drift_(d), sums_(b.template make<double>(2, outputs)) {
+    index_t const in = d.in_features();
     identity_ = upload_row(b, counting(in));
     live_ = upload_row(b, std::vector<std::uint8_t>(static_cast<std::size_t>(in), 1));
-    ones_ = upload_row(b, std::vector<scalar>(static_cast<std::size_t>(in), scalar(1)));
-    spread_ = b.template make<scalar>(in, in);
-    b.gather_symmetric(d.spread(), identity_, f.scale, scaled.view(), ones.view(), spread_);
+    ones_ = upload_row(b, std::vector<scalar>(static_cast<std::size_t>(d.samples().cols), scalar(1)));
     b.fill(view_of<B, double>(sums_), 0.0);
   }
 
@@ -87,40 +78,35 @@ class float_losses {
            view_of<B, std::uint8_t const> zeros, const_view scales, view_of<B, std::int32_t const> groups) {
     index_t const in = codes.rows, n = codes.cols;
     auto w_storage = b_.template make<scalar>(in, n);
-    auto product_storage = b_.template make<scalar>(in, n);
-    view_of<B, scalar> const w = w_storage, product = product_storage;
+    auto y_storage = b_.template make<scalar>(drift_.samples().cols, n);
+    view_of<B, scalar> const w = w_storage, y = y_storage;
     auto const sum = [&](index_t row) { return view_of<B, double>(sums_).block(row, first, 1, n); };
     b_.gather_weights(weight, identity_, live_, w);
-    b_.fill(product, scalar(0));
-    b_.multiply_add(scalar(1), spread_, w, product);
-    b_.add_products(w, product, ones_, sum(0));
-    b_.fill(product, scalar(0));
-    b_.multiply_add(static_cast<scalar>(scale_), drift_.cross(), w, product);
-    b_.add_products(w, product, ones_, sum(1));
-    b_.add_levels(scalar(-1), codes, zeros, scales, groups, identity_, w);
-    b_.add_products(w, product, ones_, sum(2));
+    b_.fill(y, scalar(0));
+    b_.multiply_add_transposed(scalar(1), drift_.float_samples(), w, y);
+    b_.add_squares(y, ones_, sum(0));
+    b_.fill(w, scalar(0));
+    b_.add_levels(scalar(1), codes, zeros, scales, groups, identity_, w);
+    b_.multiply_add_transposed(scalar(-1), drift_.samples(), w, y);
+    b_.add_squares(y, ones_, sum(1));
   }
 
-  /// Completes losses that know energy and error.
   void finish(std::vector<output_loss>& losses) const {
-    matrix<double> host(3, static_cast<index_t>(losses.size()));
+    matrix<double> host(2, static_cast<index_t>(losses.size()));
     b_.download(view_of<B, double const>(sums_), host.view());
     for (std::size_t n = 0; n < losses.size(); ++n) {
-      auto const i = static_cast<index_t>(n);
-      losses[n].float_energy = host(0, i) + 2 * host(1, i) + losses[n].energy;
-      losses[n].float_error = host(0, i) + 2 * host(2, i) + losses[n].error;
+      losses[n].float_energy = host(0, static_cast<index_t>(n));
+      losses[n].float_error = host(1, static_cast<index_t>(n));
     }
   }
 
  private:
   B& b_;
   drift<B> const& drift_;
-  double scale_;
   matrix_of<B, double> sums_;
   matrix_of<B, std::int32_t> identity_;
   matrix_of<B, std::uint8_t> live_;
   matrix_of<B, scalar> ones_;
-  matrix_of<B, scalar> spread_;
 };
 
 }  // namespace detail

@@ -109,7 +109,7 @@ quantized_stack<B> solve_all(Width width, B& b, solve_input<B, W> const& input, 
     if constexpr (refining_backend<B>) {
       std::pair<std::optional<refiner<B>>, std::optional<float_losses<B>>> parts;
       if (refine) parts.first.emplace(b, *input.h, f, spec, linear.g_idx);
-      if (measure && input.moved) parts.second.emplace(b, f, *input.moved, out);
+      if (measure && input.moved && input.moved->samples().cols > 0) parts.second.emplace(b, *input.moved, out);
       return parts;
     } else {
       return 0;

@@ -19,6 +19,16 @@
 namespace gptq {
 inline namespace v0 {
 
+namespace detail {
+
+inline std::vector<std::int32_t> counting(index_t n) {
+  std::vector<std::int32_t> v(static_cast<std::size_t>(n));
+  std::iota(v.begin(), v.end(), 0);
+  return v;
+}
+
+}  // namespace detail
+
 /// The sums over calibration tokens that say how far inputs and residual stream have moved. Add the same tokens as to
 /// the hessian, whose scale applies. Needs a refining_backend to do anything.
 template <quantize_backend B>
@@ -26,16 +36,23 @@ class drift {
  public:
   using scalar = typename B::scalar;
 
-  /// For a layer that adds its outputs to the residual stream, `residual` is their number, else 0.
-  drift(B& backend, index_t in_features, index_t residual = 0)
+  /// For a layer that adds its outputs to the residual stream, `residual` is their number, else 0. Of `tokens` to come,
+  /// up to most_samples are kept, evenly spaced, for the loss against the float model; 0 keeps none.
+  drift(B& backend, index_t in_features, index_t residual = 0, index_t tokens = 0)
       : backend_(&backend),
         cross_(backend.template make<scalar>(in_features, in_features)),
-        spread_(backend.template make<scalar>(in_features, in_features)),
-        residual_(backend.template make<scalar>(residual ? in_features : 0, residual)) {
+        residual_(backend.template make<scalar>(residual ? in_features : 0, residual)),
+        every_((std::max)(index_t(1), (tokens + most_samples - 1) / most_samples)) {
     backend.fill(cross_, scalar(0));
-    backend.fill(spread_, scalar(0));
     if (residual) backend.fill(residual_, scalar(0));
+    if (tokens == 0) return;
+    index_t const kept = (tokens + every_ - 1) / every_;
+    samples_ = backend.template make<scalar>(in_features, kept);
+    float_samples_ = backend.template make<scalar>(in_features, kept);
+    identity_ = detail::upload_row(backend, detail::counting(in_features));
+    live_ = detail::upload_row(backend, std::vector<std::uint8_t>(static_cast<std::size_t>(in_features), 1));
   }
+  static constexpr index_t most_samples = 1024;
 
   /// Inputs of the quantized and of the float model [tokens × in]; a type with the precision of either.
   template <class T>
@@ -45,7 +62,8 @@ class drift {
     matrix_view<T const, B::space> const by = moved;
     if (!backend_->all_finite(by)) throw numeric_error("drift: NaN or Inf in the inputs of the float model");
     backend_->add_cross(x, by, cross_);
-    backend_->add_gram(by, spread_);
+    keep(x, x_float);
+    tokens_ += x.rows;
   }
   /// The residual stream [tokens × outputs] that the layer's output is added to, of both models.
   template <class T>
@@ -60,14 +78,31 @@ class drift {
   /// Σ x·(x_f − x)ᵀ [in × in]: D transposed, unscaled
   [[nodiscard]] matrix_of<B, scalar>& cross() { return cross_; }
   [[nodiscard]] matrix_of<B, scalar> const& cross() const { return cross_; }
-  /// Σ (x_f − x)·(x_f − x)ᵀ [in × in], lower triangle
-  [[nodiscard]] matrix_of<B, scalar>& spread() { return spread_; }
-  [[nodiscard]] matrix_of<B, scalar> const& spread() const { return spread_; }
   /// Σ x·(r_f − r)ᵀ [in × out]: E transposed, unscaled; empty where no residual stream was added
   [[nodiscard]] matrix_of<B, scalar>& residual() { return residual_; }
   [[nodiscard]] matrix_of<B, scalar> const& residual() const { return residual_; }
+  /// The inputs of some tokens, of the quantized and of the float model [in × samples].
+  [[nodiscard]] view_of<B, scalar const> samples() const {
+    return view_of<B, scalar const>(samples_).col_range(0, kept_);
+  }
+  [[nodiscard]] view_of<B, scalar const> float_samples() const {
+    return view_of<B, scalar const>(float_samples_).col_range(0, kept_);
+  }
 
  private:
+  /// Tokens 0, every_, 2·every_, …
+  template <class T>
+  void keep(matrix_view<T const, B::space> x, matrix_view<T const, B::space> x_float) {
+    index_t const first = (every_ - tokens_ % every_) % every_;
+    index_t const n = (std::min)((x.rows - first + every_ - 1) / every_, samples_.cols() - kept_);
+    if (n <= 0) return;
+    auto const rows = [&](auto const& v) {
+      return matrix_view<T const, B::space>(v.row(first), n, v.cols, v.stride * every_);
+    };
+    backend_->gather_weights(rows(x), identity_, live_, view_of<B, scalar>(samples_).col_range(kept_, n));
+    backend_->gather_weights(rows(x_float), identity_, live_, view_of<B, scalar>(float_samples_).col_range(kept_, n));
+    kept_ += n;
+  }
   template <class T>
   static void check(matrix_view<T const, B::space> a, matrix_view<T const, B::space> b, index_t width) {
     if (a.rows != b.rows || a.cols != b.cols || a.cols != width)
@@ -85,8 +120,14 @@ class drift {
 
   B* backend_;
   matrix_of<B, scalar> cross_;
-  matrix_of<B, scalar> spread_;
   matrix_of<B, scalar> residual_;
+  index_t every_;
+  index_t tokens_ = 0;
+  index_t kept_ = 0;
+  matrix_of<B, scalar> samples_;
+  matrix_of<B, scalar> float_samples_;
+  matrix_of<B, std::int32_t> identity_;
+  matrix_of<B, std::uint8_t> live_;
 };
 
 namespace detail {
@@ -157,13 +198,6 @@ class damped_solver {
   matrix_of<B, scalar> weights_;
   mutable matrix_of<B, scalar> inverses_;
 };
-
-template <class T = std::int32_t>
-std::vector<T> counting(index_t n) {
-  std::vector<T> v(static_cast<std::size_t>(n));
-  std::iota(v.begin(), v.end(), T(0));
-  return v;
-}
 
 }  // namespace detail
 
