@@ -1,7 +1,10 @@
-/// Where to compute: the options --device and --threads, the same for every subcommand that runs a model.
+/// Where to compute: the options --device, --device-memory and --threads, the same for every subcommand that runs a model.
 #pragma once
 
+#include "app.hpp"
 #include "console.hpp"
+#include "device.hpp"
+#include "size.hpp"
 
 #include <gptq/backend/host/eigen.hpp>
 #include <gptq/core/error.hpp>
@@ -18,7 +21,8 @@ namespace app {
 
 struct compute_options {
   std::string device = "host";
-  int threads = 0;  ///< 0: as many as OpenMP takes by itself
+  std::string device_memory;  ///< as given; empty: as much as is free
+  int threads = 0;            ///< 0: as many as OpenMP takes by itself
 };
 
 inline void add_compute_options(CLI::App& command, compute_options& options) {
@@ -26,6 +30,10 @@ inline void add_compute_options(CLI::App& command, compute_options& options) {
       ->check(CLI::IsMember({"host", "cuda"}))
       ->capture_default_str()
       ->type_name("host|cuda");
+  command
+      .add_option("--device-memory", options.device_memory,
+                  "Device memory to use in all: 10GiB, 24GB, bytes; what is free if not given")
+      ->type_name("SIZE");
   command.add_option("--threads", options.threads, "Threads to use; every core if not given")
       ->check(CLI::Range(1, 1024))
       ->type_name("N");
@@ -40,9 +48,29 @@ inline int thread_count() {
 #endif
 }
 
-/// Puts the options into force. Throws device_error for a device that this build does not have.
+inline bool on_device(compute_options const& options) { return options.device != "host"; }
+
+/// Bytes of --device-memory, 0 where it was not given.
+inline std::size_t device_memory(compute_options const& options) {
+  return options.device_memory.empty() ? 0 : parse_size("--device-memory", options.device_memory);
+}
+
+/// Puts the options into force. Throws device_error for a device that this build or this machine does not have.
 inline void use(compute_options const& options) {
-  if (options.device != "host") throw gptq::device_error("--device cuda: this gptq was built without CUDA");
+  if (!options.device_memory.empty() && !on_device(options))
+    throw usage_error("--device-memory: is for --device cuda; the host takes what it needs");
+  device_memory(options);
+  if (on_device(options)) {
+#if GPTQ_WITH_CUDA
+    try {
+      require_cuda_device();
+    } catch (gptq::device_error const& e) {
+      throw gptq::device_error(fmt::format("--device {}: {}", options.device, e.what()));
+    }
+#else
+    throw gptq::device_error("--device cuda: this gptq was built without CUDA");
+#endif
+  }
   if (options.threads == 0) return;
 #if defined(_OPENMP)
   omp_set_num_threads(options.threads);

@@ -2,6 +2,7 @@
 #include "app.hpp"
 #include "compute.hpp"
 #include "console.hpp"
+#include "device.hpp"
 #include "progress.hpp"
 #include "text_input.hpp"
 
@@ -29,7 +30,8 @@ struct perplexity_arguments {
   compute_options compute;
 };
 
-gptq::json to_json(perplexity_arguments const& a, gptq::evaluation const& e, double seconds) {
+gptq::json to_json(perplexity_arguments const& a, gptq::evaluation const& e, device_usage const& usage,
+                   double seconds) {
   return {{"model", a.model},
           {"reference", a.reference.empty() ? gptq::json() : gptq::json(a.reference)},
           {"perplexity", e.perplexity},
@@ -38,13 +40,18 @@ gptq::json to_json(perplexity_arguments const& a, gptq::evaluation const& e, dou
           {"context", a.context},
           {"kl", e.kl ? gptq::json(*e.kl) : gptq::json()},
           {"top1", e.top1 ? gptq::json(*e.top1) : gptq::json()},
+          {"device", usage.name.empty() ? gptq::json() : gptq::json(usage.name)},
+          {"peak_device_bytes", usage.name.empty() ? gptq::json() : gptq::json(usage.peak_memory)},
           {"seconds", seconds}};
 }
 
-std::string to_text(gptq::evaluation const& e, gptq::index_t context, double seconds) {
+std::string to_text(gptq::evaluation const& e, device_usage const& usage, gptq::index_t context, double seconds) {
   std::string text = fmt::format("perplexity     {:.4f}\n", e.perplexity);
   if (e.kl) text += fmt::format("KL divergence  {:.6f}\n", *e.kl);
   if (e.top1) text += fmt::format("same top token {:.4f}\n", *e.top1);
+  if (!usage.name.empty())
+    text +=
+        fmt::format("device         {}, at most {} of its memory in use\n", usage.name, megabytes(usage.peak_memory));
   return text + fmt::format("predictions    {} in {} of {} tokens, {}\n", e.tokens, counted(e.windows, "window"),
                             context, duration(seconds));
 }
@@ -68,14 +75,19 @@ int perplexity(perplexity_arguments const& a) {
   if (auto const positions = model.config().max_positions; positions > 0 && a.context > positions)
     warn(fmt::format("--context: {} tokens are more than the {} positions of the model", a.context, positions));
 
-  gptq::host_model_backend backend;
   evaluate_progress progress;
   gptq::evaluation_options options;
   options.context = a.context;
   options.progress = [&](gptq::index_t done, gptq::index_t all) { progress(done, all); };
+  device_usage usage;
   auto const result = [&] {
     try {
-      return gptq::evaluate(backend, model, ids, options, reference ? &*reference : nullptr);
+      gptq::model_weights const* const other = reference ? &*reference : nullptr;
+#if GPTQ_WITH_CUDA
+      if (on_device(a.compute)) return evaluate_on_cuda(device_memory(a.compute), model, ids, options, other, usage);
+#endif
+      gptq::host_model_backend backend;
+      return gptq::evaluate(backend, model, ids, options, other);
     } catch (gptq::numeric_error const& e) {  // of a window, or of a tensor in a file
       std::string const what = e.what();
       throw gptq::numeric_error(what.starts_with("evaluate: ") ? a.model + ": " + what : what);
@@ -84,9 +96,9 @@ int perplexity(perplexity_arguments const& a) {
   progress.finish();
 
   if (a.json)
-    fmt::print("{}", gptq::to_text(to_json(a, result, clock.seconds())));
+    fmt::print("{}", gptq::to_text(to_json(a, result, usage, clock.seconds())));
   else
-    fmt::print("{}", to_text(result, a.context, clock.seconds()));
+    fmt::print("{}", to_text(result, usage, a.context, clock.seconds()));
   return success;
 }
 

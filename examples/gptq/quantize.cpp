@@ -1,6 +1,7 @@
 /// gptq quantize: a model folder and calibration data in, a GPTQ checkpoint out.
 #include "app.hpp"
 #include "console.hpp"
+#include "device.hpp"
 #include "interrupt.hpp"
 #include "progress.hpp"
 #include "quantize_options.hpp"
@@ -15,6 +16,7 @@
 #include <CLI/CLI.hpp>
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -22,11 +24,27 @@
 namespace app {
 namespace {
 
+#if GPTQ_WITH_CUDA
+
+/// The model in its own type, which is that of its first linear layer.
+gptq::pipeline_report run_on_cuda(quantize_arguments const& a, gptq::pipeline_options const& options,
+                                  gptq::calibration_set const& calibration, device_usage& usage) {
+  gptq::model_weights const weights(a.model);
+  gptq::tensor_view const* const first = weights.stored(weights.names().linears(0, gptq::attention_stage).front());
+  gptq::dtype const type = first ? first->type : gptq::dtype::f32;
+  auto const run = type == gptq::dtype::bf16  ? quantize_on_cuda<gptq::bfloat16>
+                   : type == gptq::dtype::f16 ? quantize_on_cuda<gptq::float16>
+                                              : quantize_on_cuda<float>;
+  return run(device_memory(a.compute), a.model, a.output, calibration.samples, options, usage);
+}
+
+#endif
+
 /// quantize_model with a progress display, memory watched, and signals heard between two batches. The warnings come
 /// once nothing more can be refused.
 gptq::pipeline_report run_pipeline(quantize_arguments const& a, gptq::pipeline_options options,
                                    gptq::calibration_set const& calibration, memory_watch& memory,
-                                   std::vector<std::string> warnings) {
+                                   std::optional<device_usage>& usage, std::vector<std::string> warnings) {
   interrupt_guard const guard;
   quantize_progress progress;
   options.progress = [&](gptq::pipeline_progress const& p) {
@@ -35,8 +53,14 @@ gptq::pipeline_report run_pipeline(quantize_arguments const& a, gptq::pipeline_o
     for (auto const& w : std::exchange(warnings, {})) warn(w);
     progress(p);
   };
-  gptq::host_model_backend backend;
-  auto report = gptq::quantize_model(backend, a.model, a.output, calibration.samples, options);
+  auto report = [&] {
+#if GPTQ_WITH_CUDA
+    if (on_device(a.compute)) return run_on_cuda(a, options, calibration, usage.emplace());
+#endif
+    static_cast<void>(usage);
+    gptq::host_model_backend backend;
+    return gptq::quantize_model(backend, a.model, a.output, calibration.samples, options);
+  }();
   memory.sample();
   return report;
 }
@@ -46,7 +70,7 @@ std::vector<std::string> judge_engines(quantize_arguments const& a, gptq::pipeli
   gptq::served_model const model = served(gptq::model_weights(a.model), options);
   if (a.engines.names.empty()) {
     std::string const rejecting = rejecting_engines(model);
-    if (a.preset != "default") return {};
+    if (a.preset == "parity") return {};
     return {"no --engine given, so nothing is checked for where the result will be served" +
             (rejecting.empty() ? std::string() : "; it will not do for " + rejecting)};
   }
@@ -87,8 +111,11 @@ int quantize(quantize_arguments const& a) {
     warnings.push_back(std::move(w));
 
   memory_watch memory;
+  std::optional<device_usage> usage;
   quantize_run run{
-      a, options, calibration, *config.family, run_pipeline(a, options, calibration, memory, warnings), warnings};
+      a,       options, calibration, *config.family, run_pipeline(a, options, calibration, memory, usage, warnings),
+      warnings};
+  run.device = std::move(usage);
   for (auto const& w : run.report.warnings) warn(w);
   run.warnings.insert(run.warnings.end(), run.report.warnings.begin(), run.report.warnings.end());
   run.peak_resident = memory.peak_resident();

@@ -46,6 +46,8 @@ struct quantize_arguments {
   std::optional<std::string> order;
   std::optional<double> damp_percent;
   std::optional<float> mse;
+  std::optional<double> target_shift, residual_shift;
+  std::optional<int> refit, sweeps;
   std::optional<std::string> format;
   std::string dtype = "keep";
   bool true_sequential = true;
@@ -87,8 +89,11 @@ inline void add_options(CLI::App& command, quantize_arguments& a) {
       ->check(CLI::Range(1, 1 << 24))
       ->capture_default_str()
       ->type_name("N");
-  command.add_option("--preset", a.preset, "Start from: default, the best file; parity, the public reference's way")
-      ->check(CLI::IsMember({"default", "parity"}))
+  command
+      .add_option("--preset", a.preset,
+                  "Start from: default; best, closest to the float model for two to three times the time; parity, the "
+                  "public reference's way")
+      ->check(CLI::IsMember({"default", "best", "parity"}))
       ->capture_default_str()
       ->type_name("NAME");
   command.add_option("--bits", a.spec.bits, "Width of the codes: 2, 3, 4, 8")->capture_default_str()->type_name("N");
@@ -124,6 +129,21 @@ inline void add_options(CLI::App& command, quantize_arguments& a) {
                   "default: 2.4, with parity 0")
       ->type_name("X");
   command
+      .add_option("--target-shift", a.target_shift,
+                  "Aim at the float model's outputs, 0 to 1: how much of what the inputs moved is made up for; "
+                  "default 0, with best 1")
+      ->type_name("X");
+  command
+      .add_option("--residual-shift", a.residual_shift,
+                  "The same for the residual stream, in layers that write to it; default 0, with best 0.5")
+      ->type_name("X");
+  command.add_option("--refit", a.refit, "Times that scales are fitted anew to the codes; default 0, with best 1")
+      ->check(CLI::Range(0, 100))
+      ->type_name("N");
+  command.add_option("--sweeps", a.sweeps, "Times that every code is chosen anew; default 0, with best 2")
+      ->check(CLI::Range(0, 100))
+      ->type_name("N");
+  command
       .add_option("--format", a.format, "gptq, gptq_v2 or compressed-tensors; default: gptq, without symmetry gptq_v2")
       ->check(CLI::IsMember(gptq_formats))
       ->type_name("NAME");
@@ -149,7 +169,9 @@ inline double as_written(float x) { return std::stod(fmt::format("{}", x)); }
 
 /// The options of a run: a preset, overridden by what was given. Throws usage_error naming an option.
 inline gptq::pipeline_options resolve(quantize_arguments const& a) {
-  gptq::preset const& preset = a.preset == "parity" ? gptq::parity_preset : gptq::default_preset;
+  gptq::preset const& preset = a.preset == "parity" ? gptq::parity_preset
+                               : a.preset == "best" ? gptq::best_preset
+                                                    : gptq::default_preset;
   gptq::pipeline_options o;
   o.spec = a.spec;
   o.spec.order = preset.order;
@@ -179,6 +201,15 @@ inline gptq::pipeline_options resolve(quantize_arguments const& a) {
       throw usage_error(fmt::format("--mse: must be 0, or an exponent from 0.1 to 16, not {}", *a.mse));
     o.quantize.grid.mse = *a.mse;
   }
+  auto const fraction = [](char const* option, std::optional<double> given, double preset_value) {
+    double const x = given.value_or(preset_value);
+    if (!(x >= 0 && x <= 1)) throw usage_error(fmt::format("{}: must lie between 0 and 1, not be {}", option, x));
+    return x;
+  };
+  o.shift = {fraction("--target-shift", a.target_shift, preset.shift.target),
+             fraction("--residual-shift", a.residual_shift, preset.shift.residual)};
+  o.quantize.refit = a.refit.value_or(preset.options.refit);
+  o.quantize.sweeps = a.sweeps.value_or(preset.options.sweeps);
   bool const sym = o.spec.sym && std::all_of(o.dynamic.begin(), o.dynamic.end(),
                                              [](auto const& rule) { return rule.sym.value_or(true); });
   o.format = sym ? gptq::checkpoint_format::gptq : gptq::checkpoint_format::gptq_v2;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "compute.hpp"
+#include "device.hpp"
 #include "memory.hpp"
 #include "quantize_options.hpp"
 
@@ -15,6 +16,7 @@
 #include <algorithm>
 #include <array>
 #include <map>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -32,7 +34,28 @@ struct quantize_run {
   std::uint64_t peak_resident = 0;
   std::uint64_t peak_anonymous = 0;
   double total_seconds = 0;
+  std::optional<device_usage> device{};
 };
+
+/// null where the host computed.
+inline gptq::json to_json(std::optional<device_usage> const& d) {
+  if (!d) return nullptr;
+  return {{"name", d->name},
+          {"activations", d->activations},
+          {"memory_limit_bytes", d->memory_limit == 0 ? gptq::json() : gptq::json(d->memory_limit)},
+          {"peak_memory_bytes", d->peak_memory},
+          {"peak_matrices_bytes", d->peak_matrices},
+          {"chunk_tokens", d->chunk_tokens},
+          {"states_on_host", d->states_on_host}};
+}
+
+/// A line for people; empty where the host computed.
+inline std::string to_text(std::optional<device_usage> const& d) {
+  if (!d) return {};
+  return fmt::format("device       {}, {}, at most {} of its memory in use, chunks of {} tokens{}\n", d->name,
+                     d->activations, megabytes(d->peak_memory), d->chunk_tokens,
+                     d->states_on_host ? ", states in host memory" : "");
+}
 
 /// Losses are negative where they were not computed.
 inline gptq::json loss_or_null(double loss) { return loss < 0 ? gptq::json() : gptq::json(loss); }
@@ -81,6 +104,7 @@ inline gptq::json options_json(quantize_arguments const& a, gptq::pipeline_optio
           {"true_sequential", o.true_sequential},
           {"shard_size", o.shard_size},
           {"device", a.compute.device},
+          {"device_memory", a.compute.device_memory.empty() ? gptq::json() : gptq::json(device_memory(a.compute))},
           {"threads", thread_count()},
           {"overwrite", o.overwrite},
           {"allow_fallback", a.allow_fallback}};
@@ -124,6 +148,7 @@ inline gptq::json to_json(quantize_run const& run) {
           {"fallbacks", run.report.fallbacks()},
           {"warnings", run.warnings},
           {"seconds", std::move(seconds)},
+          {"device", to_json(run.device)},
           {"memory", {{"peak_resident_bytes", run.peak_resident}, {"peak_anonymous_bytes", run.peak_anonymous}}},
           {"bytes", {{"before", run.report.bytes_before}, {"after", run.report.bytes_after}}}};
 }
@@ -184,7 +209,7 @@ inline std::string to_text(quantize_run const& run) {
                      run.calibration.tokens, run.calibration.shortest, run.calibration.longest, run.calibration.cut,
                      run.calibration.dropped) +
          fmt::format("weights      {} -> {}\n", megabytes(run.report.bytes_before), megabytes(run.report.bytes_after)) +
-         fmt::format("seconds      {:.2f}{}\n", run.total_seconds, seconds) +
+         fmt::format("seconds      {:.2f}{}\n", run.total_seconds, seconds) + to_text(run.device) +
          fmt::format("peak memory  {} resident, {} of it not of files\n", megabytes(run.peak_resident),
                      megabytes(run.peak_anonymous)) +
          fmt::format("written to   {}\n", run.arguments.output);

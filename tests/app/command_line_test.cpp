@@ -69,6 +69,8 @@ TEST_CASE("each option of quantize refuses nonsense by its name", "[app]") {
                                                        {"--shard-size", "4XB"},
                                                        {"--preset", "best"},
                                                        {"--device", "tpu"},
+                                                       {"--device-memory", "10GiB"},  // of the host
+                                                       {"--device-memory", "lots"},
                                                        {"--threads", "0"},
                                                        {"--threads", "-1"},
                                                        {"--threads", "1000000"},
@@ -87,11 +89,13 @@ TEST_CASE("each option of quantize refuses nonsense by its name", "[app]") {
                 2, {"--static-groups"});
 }
 
+#if !GPTQ_WITH_CUDA
 TEST_CASE("a device that the build does not have is one clear line", "[app]") {
   model_copy const m;
   m.check_refused({"--device cuda", "built without CUDA"}, {"--device", "cuda"});
   check_refused(run_app({"perplexity", m.model().string(), "--device", "cuda", "--text", "x"}), 1, {"--device cuda"});
 }
+#endif
 
 TEST_CASE("output that can't be written is an error", "[app]") {
   model_copy const m;

@@ -113,8 +113,9 @@ TEST_CASE("the report tells versions, options, calibration, every layer, time an
   model_copy const m;
   auto const report = quantize(m, {"--bits", "8", "--engine", "vllm"});
   for (char const* const key : {"versions", "model", "output", "options", "calibration", "linears", "statuses",
-                                "fallbacks", "warnings", "seconds", "memory", "bytes"})
+                                "fallbacks", "warnings", "seconds", "device", "memory", "bytes"})
     CHECK(report.contains(key));
+  CHECK(report.at("device").is_null());  // the host computed
   CHECK(report.at("versions").contains("gptq"));
   CHECK(report.at("versions").contains("eigen"));
   CHECK(report.at("options").at("bits") == 8);

@@ -118,7 +118,8 @@ TEST_CASE("stream: the inputs of each stage are what the block computes there") 
   gptq::decoder_block<B> const decoder(f.b, f.weights.config(), 30);
   auto const x0 = f.inputs(s, 0, block);
   auto const x1 = f.inputs(s, 1, block);
-  auto const h = s.save();
+  auto const saved = s.save();
+  auto const h = saved.all();
   auto const x2 = f.inputs(s, 2, block);
   auto const x3 = f.inputs(s, 3, block);
 
@@ -143,8 +144,8 @@ TEST_CASE("stream: the inputs of each stage are what the block computes there") 
     row += static_cast<index_t>(sample.size());
   }
   // Stage 2 follows from the states and stage 1, stage 3 from stage 2.
-  matrix<float> states(h.rows(), h.cols());
-  f.b.copy(h.view(), states.view());
+  matrix<float> states(h.rows, h.cols);
+  f.b.copy(h, states.view());
   decoder.add_context(block, x1, states);
   CHECK(max_difference(states, s.states()) <= rounding);
   for (index_t t = 0; t < s.tokens(); ++t)
@@ -223,7 +224,7 @@ TEST_CASE("stream: stages out of order are refused") {
   s.collect(0, block, ignore);
   CHECK_THROWS_AS(s.collect(0, block, ignore), gptq::shape_error);
   CHECK_THROWS_AS(s.run(block), gptq::shape_error);
-  CHECK_THROWS_AS(s.restore(matrix<float>(3, 16)), gptq::shape_error);
+  CHECK_THROWS_AS(s.restore(gptq::token_rows<B>(f.b, 3, 16, false, 3)), gptq::shape_error);
 }
 
 TEST_CASE("stream: no tokens and ids outside the vocabulary are refused") {
@@ -235,4 +236,91 @@ TEST_CASE("stream: no tokens and ids outside the vocabulary are refused") {
   f.samples = {{1, 2}, {3, 32}};
   CHECK_THAT(test::message_of<gptq::shape_error>([&] { f.start(); }),
              test::contains("sample 1") && test::contains("32"));
+}
+
+namespace {
+
+/// A backend whose states may wait elsewhere. A copy ahead takes what is there when it begins, and is there when it is
+/// waited for and not before.
+class lending_backend : public B {
+ public:
+  struct lent {
+    matrix<float> m;
+    matrix_view<float> view() { return m.view(); }
+  };
+  template <class T>
+  lent make_pinned(index_t rows, index_t cols) {
+    return {matrix<T>(rows, cols)};
+  }
+  void fetch(matrix_view<float> from, matrix_view<float> to) { copy(from, to); }
+  void store(matrix_view<float> from, matrix_view<float> to) { copy(from, to); }
+  void fetch_ahead(matrix_view<float> from, matrix_view<float> to) {
+    on_the_way_.push_back({matrix<float>(from.rows, from.cols), to});
+    copy(from, on_the_way_.back().first.view());
+  }
+  void join_fetch() {
+    for (auto& [values, to] : on_the_way_) copy(matrix_view<float const>(values.view()), to);
+    fetched += static_cast<int>(on_the_way_.size());
+    on_the_way_.clear();
+  }
+  int fetched = 0;
+
+ private:
+  std::vector<std::pair<matrix<float>, matrix_view<float>>> on_the_way_;
+};
+static_assert(gptq::fetching_backend<lending_backend> && !gptq::fetching_backend<B>);
+
+}  // namespace
+
+TEST_CASE("stream: states that wait in host memory go through the same steps") {
+  fixture f;
+  lending_backend lending;
+  gptq::stream_options options;
+  options.keep_bytes = GENERATE(std::size_t(0), std::size_t(1) << 20);
+  options.chunk_tokens = GENERATE(index_t(1), index_t(16), index_t(30), index_t(1000));
+  auto plain = f.start(options);
+  options.states_on_host = true;
+  gptq::token_stream<lending_backend> lent(lending, f.weights.config(), f.samples, f.weights.embedding(), options);
+  CHECK_THROWS_AS(lent.states(), gptq::shape_error);
+  CHECK_THROWS_AS(f.start(options), gptq::shape_error);
+  for (index_t i = 0; i < 2; ++i) {
+    auto const block = gptq::load_block(f.b, f.weights, i);
+    auto const same = gptq::load_block(lending, f.weights, i);
+    auto before = lent.save();
+    for (int round = 0; round < 2; ++round) {
+      for (int stage = 0; stage < gptq::stage_count; ++stage)
+        for (std::size_t c = 0; c < plain.chunks().size(); ++c) {
+          auto const x = lent.input(stage, same, c);
+          if (round == 1) CHECK(max_difference(plain.input(stage, block, c), x) == 0);
+        }
+      if (round == 0) lent.restore(std::move(before));
+    }
+    plain.advance(block);
+    lent.advance(same);
+  }
+  if (plain.chunks().size() > 1) CHECK(lending.fetched > 0);
+}
+
+TEST_CASE("stream: with less memory, before any stage, it goes on in smaller chunks") {
+  fixture f;
+  auto plain = f.start();
+  auto small = f.start();
+  auto const block = gptq::load_block(f.b, f.weights, 0);
+  int const at = GENERATE(0, 1, 2, 3, 4);
+  int reductions = 0;
+  for (int stage = 0; stage <= gptq::stage_count; ++stage) {
+    if (stage == at)
+      while (small.reduce()) ++reductions;
+    if (stage == gptq::stage_count) break;
+    auto const a = f.inputs(plain, stage, block);
+    auto const b = f.inputs(small, stage, block);
+    CHECK(max_difference(a, b) <= rounding);
+  }
+  plain.advance(block);
+  small.advance(block);
+  CHECK(max_difference(plain.states(), small.states()) <= rounding);
+  CHECK(reductions == 3);  // nothing kept of the last stage; chunks of up to 35 tokens; of 30, the longest sample
+  CHECK(small.chunk_tokens() == 30);
+  small.input(0, block, 0);
+  CHECK_FALSE(small.reduce());
 }

@@ -12,8 +12,10 @@
 #include <gptq/backend/cuda/gather.cuh>
 #include <gptq/backend/cuda/grid_fit.cuh>
 #include <gptq/backend/cuda/pack.cuh>
+#include <gptq/backend/cuda/pinned.cuh>
 #include <gptq/backend/cuda/products.cuh>
-#include <gptq/core/backend.hpp>
+#include <gptq/backend/cuda/refining.cuh>
+#include <gptq/core/refining.hpp>
 
 #include <cstddef>
 #include <cstdint>
@@ -24,6 +26,9 @@
 
 namespace gptq {
 inline namespace v0 {
+
+/// What the context, the libraries and their workspaces take on a device beside the matrices of a backend, rounded up.
+inline constexpr std::size_t cuda_overhead_bytes = std::size_t(1) << 30;
 
 /// Models quantize_backend in the memory of one device. An object owns its stream, library handles, workspace and arena;
 /// nothing is global, and after the first layers nothing is allocated. Work is asynchronous: verbs that return a value or
@@ -70,6 +75,42 @@ class cuda_backend {
   void download(device_matrix<T> const& from, matrix_view<T> to) {
     download(from.view(), to);
   }
+
+  // Beside the work. Contiguous views; the host's are of make_pinned, or lie in a file.
+  template <class T>
+  pinned_matrix<T> make_pinned(index_t rows, index_t cols) {
+    return {context_->arena(), rows, cols};
+  }
+  /// Copies in the order of the other work, without a wait.
+  template <class T>
+  void fetch(matrix_view<T> from, view<T> to) {
+    detail::copy_contiguous(from, to, cudaMemcpyHostToDevice, stream());
+  }
+  template <class T>
+  void store(view<T> from, matrix_view<T> to) {
+    detail::copy_contiguous(from, to, cudaMemcpyDeviceToHost, stream());
+  }
+  /// A copy that begins after the work so far and runs beside what follows, until join_fetch().
+  template <class T>
+  void fetch_ahead(matrix_view<T> from, view<T> to) {
+    context_->fetches().fork(stream());
+    detail::copy_contiguous(from, to, cudaMemcpyHostToDevice, context_->fetches().get());
+  }
+  void join_fetch() { context_->fetches().join(stream()); }
+  /// The same for upload_bytes. begin and end are called where all other verbs are, upload_ahead in another thread
+  /// between the two.
+  void begin_upload_ahead() { context_->uploads().stream.fork(stream()); }
+  template <class T>
+  void upload_ahead(std::span<std::byte const> from, view<T> to) {
+    detail::check(cudaSetDevice(context_->options().device), "cudaSetDevice");
+    auto& lane = context_->uploads();
+    std::size_t const width = std::size_t(to.cols) * sizeof(T);
+    if (from.size() != width * std::size_t(to.rows)) throw shape_error("upload_ahead: sizes differ");
+    lane.pinned.upload(from.data(), width, to.data, std::size_t(to.stride) * sizeof(T), width, std::size_t(to.rows),
+                       lane.stream.get());
+  }
+  void end_upload_ahead() { context_->uploads().stream.join(stream()); }
+
   template <class T>
   void fill(view<T> x, std::type_identity_t<T> value) {
     detail::elementwise(*context_, x.rows, x.cols, detail::fill_element<T>{x, value});
@@ -158,6 +199,47 @@ class cuda_backend {
     detail::add_squares(*context_, y, weights, sums);
   }
 
+  template <class T>
+  void subtract(view<T const> x, view<T> y) {
+    detail::elementwise(*context_, y.rows, y.cols, detail::subtract_element<T>{x, y});
+  }
+  template <class T>
+  void add_cross(view<T const> x, view<T const> y, view<float> out) {
+    detail::add_cross<T>(*context_, x, y, out);
+  }
+  void multiply_add_transposed(float alpha, view<float const> a, view<float const> x, view<float> y) {
+    detail::multiply_add_transposed(*context_, alpha, a, x, y);
+  }
+  void gather_rows(view<float const> x, view<std::int32_t const> order, view<float> out) {
+    detail::elementwise(*context_, out.rows, out.cols, detail::gather_row_element{x, order.data, out});
+  }
+  void scale_rows(view<float const> weights, view<float> x) {
+    detail::elementwise(*context_, x.rows, x.cols, detail::scale_row_element{weights.data, x});
+  }
+  void gather_symmetric(view<float const> gram, view<std::int32_t const> order, double scale,
+                        matrix_view<float const> diagonal, matrix_view<float const> divisors, view<float> out) {
+    auto rows = make<float>(2, diagonal.cols);
+    upload(diagonal, rows.view().row_range(0, 1));
+    upload(divisors, rows.view().row_range(1, 1));
+    detail::elementwise(
+        *context_, out.rows, out.cols,
+        detail::gather_symmetric_element{gram, order.data, scale, rows.view().row(0), rows.view().row(1), out});
+  }
+  void split_diagonal_blocks(view<float> a, view<float> lower) {
+    detail::elementwise(*context_, lower.rows, lower.cols, detail::split_block_element{a, lower});
+  }
+  void add_levels(float alpha, view<std::uint8_t const> codes, view<std::uint8_t const> zeros, view<float const> scales,
+                  view<std::int32_t const> groups, view<std::int32_t const> order, view<float> y) {
+    detail::elementwise(*context_, y.rows, y.cols,
+                        detail::add_levels_element{alpha, codes, zeros, scales, groups.data, order.data, y});
+  }
+  void add_products(view<float const> x, view<float const> y, view<float const> weights, view<double> sums) {
+    detail::add_products(*context_, x, y, weights, sums);
+  }
+  void refit_scales(view<double const> gradient, view<double const> curvature, bool round, view<float> scales) {
+    detail::elementwise(*context_, 1, scales.cols, detail::refit_scale_element{gradient, curvature, round, scales});
+  }
+
   /// All outputs at once: they fill the device together.
   template <class F>
   void for_each_strip(index_t outputs, F&& f) {
@@ -171,6 +253,8 @@ class cuda_backend {
   [[nodiscard]] std::size_t memory_budget() const { return context_->arena()->budget(); }
   [[nodiscard]] std::size_t memory_in_use() const { return context_->arena()->used(); }
   [[nodiscard]] std::size_t peak_memory() const { return context_->arena()->peak(); }
+  /// The most that was in use of the whole device: beside matrices the context, the libraries, and other programs.
+  [[nodiscard]] std::size_t device_peak_memory() const { return context_->arena()->device_peak(); }
   [[nodiscard]] cudaStream_t stream() const { return context_->stream(); }
   [[nodiscard]] std::shared_ptr<detail::cuda_context> const& context() const { return context_; }
 
@@ -212,7 +296,7 @@ class cuda_backend {
   std::shared_ptr<detail::cuda_context> context_;
 };
 
-static_assert(quantize_backend<cuda_backend>);
+static_assert(refining_backend<cuda_backend>);
 
 /// The overloads of gptq/pack for layers on the device; the same tensors, bit for bit, and the same errors.
 inline packed_linear pack(cuda_backend& b, device_linear const& q, checkpoint_format format, index_t first,

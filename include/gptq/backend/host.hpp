@@ -5,7 +5,8 @@
 #include <gptq/backend/host/cholesky.hpp>
 #include <gptq/backend/host/column_block.hpp>
 #include <gptq/backend/host/grid_fit.hpp>
-#include <gptq/core/backend.hpp>
+#include <gptq/backend/host/refining.hpp>
+#include <gptq/core/refining.hpp>
 
 #include <algorithm>
 #include <vector>
@@ -116,6 +117,53 @@ class basic_host_backend {
       }
   }
 
+  template <class T>
+  void subtract(matrix_view<T const> x, matrix_view<T> y) {
+    for (index_t r = 0; r < x.rows; ++r)
+      for (index_t c = 0; c < x.cols; ++c)
+        if constexpr (std::is_floating_point_v<T>)
+          y(r, c) -= x(r, c);
+        else
+          y(r, c) = from_float<T>(to_float(y(r, c)) - to_float(x(r, c)));
+  }
+  template <class T>
+  void add_cross(matrix_view<T const> x, matrix_view<T const> y, matrix_view<Scalar> out) {
+    detail::add_cross<Scalar, T>(x, y, out);
+  }
+  void multiply_add_transposed(Scalar alpha, matrix_view<Scalar const> a, matrix_view<Scalar const> x,
+                               matrix_view<Scalar> y) {
+    detail::add_product<true, false, Scalar>(alpha, a, x, y);
+  }
+  void gather_rows(matrix_view<Scalar const> x, matrix_view<std::int32_t const> order, matrix_view<Scalar> out) {
+    for (index_t j = 0; j < out.rows; ++j) std::copy_n(x.row(order(0, j)), x.cols, out.row(j));
+  }
+  void scale_rows(matrix_view<Scalar const> weights, matrix_view<Scalar> x) {
+    for (index_t r = 0; r < x.rows; ++r)
+      for (index_t c = 0; c < x.cols; ++c) x(r, c) *= weights(0, r);
+  }
+  void gather_symmetric(matrix_view<Scalar const> gram, matrix_view<std::int32_t const> order, double scale,
+                        matrix_view<Scalar const> diagonal, matrix_view<Scalar const> divisors,
+                        matrix_view<Scalar> out) {
+    detail::gather_symmetric<Scalar>(gram, order, scale, diagonal, divisors, out);
+  }
+  void split_diagonal_blocks(matrix_view<Scalar> a, matrix_view<Scalar> lower) {
+    detail::split_diagonal_blocks<Scalar>(a, lower);
+  }
+  void add_levels(Scalar alpha, matrix_view<std::uint8_t const> codes, matrix_view<std::uint8_t const> zeros,
+                  matrix_view<Scalar const> scales, matrix_view<std::int32_t const> groups,
+                  matrix_view<std::int32_t const> order, matrix_view<Scalar> y) {
+    detail::add_levels<Scalar>(alpha, codes, zeros, scales, groups, order, y);
+  }
+  void add_products(matrix_view<Scalar const> x, matrix_view<Scalar const> y, matrix_view<Scalar const> weights,
+                    matrix_view<double> sums) {
+    detail::add_products<Scalar>(x, y, weights, sums);
+  }
+  void refit_scales(matrix_view<double const> gradient, matrix_view<double const> curvature, bool round,
+                    matrix_view<Scalar> scales) {
+    for (index_t n = 0; n < scales.cols; ++n)
+      scales(0, n) = refitted_scale(scales(0, n), gradient(0, n), curvature(0, n), round);
+  }
+
   /// Strips of outputs, solved independently: wide enough for full-rate products, enough of them to keep threads busy.
   template <class F>
   void for_each_strip(index_t outputs, F&& f) {
@@ -134,7 +182,7 @@ class basic_host_backend {
 };
 
 using host_backend = basic_host_backend<float>;
-static_assert(quantize_backend<host_backend> && quantize_backend<basic_host_backend<double>>);
+static_assert(refining_backend<host_backend> && refining_backend<basic_host_backend<double>>);
 
 }  // namespace v0
 }  // namespace gptq

@@ -50,18 +50,22 @@ struct column_block {
 ///   b.add_gram(x, gram)                   lower triangle of gram += xᵀ·x; x is [tokens × in], any input type
 ///   b.diagonal(gram)                      as doubles, on the host
 ///   b.gather_hessian(gram, order, scale, diagonal, out)
-///                                         out(p, r) = scale·gram(π(K−1−p), π(K−1−r)) for r < p, `diagonal`(K−1−p) at r
-///                                         == p
+///                                         out(p, r) = scale·gram(π(K−1−p), π(K−1−r)) for r < p, `diagonal`(K−1−p) at
+///                                         r == p
 ///   b.cholesky(a, precision)              lower triangle in place; false if a pivot is not positive and finite
 ///   b.feedback_from_cholesky(a, pivots)   V = J·L·J: a becomes the unit lower triangle F = (V·diag(pivots)⁻¹)ᵀ, zeros
-///   above b.gather_weights(w, order, live, out) out(j, n) = live[π(j)] ? w(n, π(j)) : 0;  w is [out × in], any input
-///   type b.fit_grid<Bits, Sym>(values, options, scales, zeros)   one group for all outputs: values [g × out] → [1 ×
-///   out] each b.quantize_block<Bits>(column_block)  columns in order: w′_j = w_j + correction_j + Σ_{i<j} F_ji·E_i,
-///   quantize, E_j = w_j − q_j b.multiply_add(a, x, y)               y += a·x b.solve_unit_lower(f, x)              x ←
-///   F⁻¹·x b.add_squares(y, weights, sums)       sums(0, n) += Σ_j weights(0, j)·y(j, n)², accumulated in double
+///                                         above
+///   b.gather_weights(w, order, live, out) out(j, n) = live[π(j)] ? w(n, π(j)) : 0;  w is [out × in], any input type
+///   b.fit_grid<Bits, Sym>(values, options, scales, zeros)
+///                                         one group for all outputs: values [g × out] → [1 × out] each
+///   b.quantize_block<Bits>(column_block)  columns in order: w′_j = w_j + correction_j + Σ_{i<j} F_ji·E_i, quantize,
+///                                         E_j = w_j − q_j; of `feedback` only what is below the diagonal is read
+///   b.multiply_add(alpha, a, x, y)        y += alpha·a·x
+///   b.solve_unit_lower(f, x)              x ← F⁻¹·x
+///   b.add_squares(y, weights, sums)       sums(0, n) += Σ_j (weights(0, j)·y(j, n))², accumulated in double
 ///   b.for_each_strip(outputs, f)          f(first, count) over a partition of the outputs, perhaps at once: rows of W
-///   are independent b.outer_block()                       columns between two large products; rounded up to whole
-///   blocks
+///                                         are independent
+///   b.outer_block()                       columns between two large products; rounded up to whole blocks
 template <class B>
 concept quantize_backend =
     (std::same_as<typename B::scalar, float> || std::same_as<typename B::scalar, double>)&&requires(

@@ -33,5 +33,10 @@ class device_error : public error {
   using error::error;
 };
 
+/// The budget of device memory is used up, or the device is full: smaller pieces may still fit.
+class device_memory_error : public device_error {
+  using device_error::device_error;
+};
+
 }  // namespace v0
 }  // namespace gptq

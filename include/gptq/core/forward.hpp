@@ -49,20 +49,20 @@ struct attention_shape {
 ///
 ///   b.make<T>(rows, cols)                      an uninitialised matrix
 ///   b.adopt<T>(host_matrix)                    the host matrix as one of T in the backend's memory; a move where it
-///   can be b.copy(from, to) · b.download(view, host)  elements as they are; download waits b.embed(ids, table, scale,
-///   y)              y(t, :) = scale·table(ids(0, t), :); ids are [1 × tokens] and valid b.rms_norm(x, weight, eps,
-///   unit_offset, y) y = x / sqrt(mean(x²) + eps) · (weight, or 1 + weight); y may be x; rows may
-///                                              be strided
+///                                              can be
+///   b.copy(from, to) · b.download(view, host)  elements as they are; download waits
+///   b.embed(ids, table, scale, y)              y(t, :) = scale·table(ids(0, t), :); ids are [1 × tokens] and valid
+///   b.rms_norm(x, weight, eps, unit_offset, y) y = x / sqrt(mean(x²) + eps) · (weight, or 1 + weight); y may be x; rows
+///                                              may be strided
 ///   b.linear(x, w, bias, y)                    y = x·wᵀ + bias; an empty view is no bias
 ///   b.add_linear(x, w, bias, y)                y += x·wᵀ + bias
 ///   b.rotate(x, layout, heads, cos, sin, positions)
-///                                              in place, half-split: with c = cos(p, i), s = sin(p, i), p =
-///                                              positions(0, t) (x_i, x_{i+r}) ← (c·x_i − s·x_{i+r}, c·x_{i+r} +
-///                                              s·x_i), i < r; tables are [positions × r], columns of a head beyond 2r
-///                                              stay as they are
+///                                              in place, half-split: with c = cos(p, i), s = sin(p, i),
+///                                              p = positions(0, t): (x_i, x_{i+r}) ← (c·x_i − s·x_{i+r},
+///                                              c·x_{i+r} + s·x_i), i < r; tables are [positions × r], columns of a
+///                                              head beyond 2r stay as they are
 ///   b.attention(q, k, v, bounds, shape, y)     causal softmax attention; y [queries × heads·head_dim], heads in order.
-///   No
-///                                              matrix of queries × keys for all heads at once
+///                                              No matrix of queries × keys for all heads at once
 ///   b.gated_activation(f, gate, up, y)         y = f(gate)·up; y may be gate
 ///   b.add(x, y)                                y += x
 template <class B>

@@ -95,5 +95,19 @@ GPTQ_HD inline Real quantize_value(Real x, grid<Real> g) {
   return round_even(steps);
 }
 
+/// The scale nearest to the minimum of curvature·Δ² − 2·gradient·Δ over Δ = new − old that is a scale (a float16 if
+/// `round`), or the old one where that does not lower it. Changes by a factor of two are refused: the codes were not
+/// made for them.
+template <class Real>
+GPTQ_HD inline Real refitted_scale(Real scale, double gradient, double curvature, bool round) {
+  if (!(curvature > 0.0)) return scale;
+  double const best = static_cast<double>(scale) + gradient / curvature;
+  if (!(best > 0.5 * static_cast<double>(scale) && best < 2.0 * static_cast<double>(scale))) return scale;
+  Real const next = round ? Real(to_float(to_float16(float(best)))) : Real(best);
+  if (!(next >= Real(smallest_float16))) return scale;
+  double const change = static_cast<double>(next) - static_cast<double>(scale);
+  return curvature * change * change - 2.0 * gradient * change < 0.0 ? next : scale;
+}
+
 }  // namespace v0
 }  // namespace gptq

@@ -43,6 +43,11 @@ struct linear_report {
   double damped_loss = -1;   ///< tr(E·(H+λI)·Eᵀ), absolute; the public reference prints half of it
   double rel_loss = -1;      ///< of the codes found
   double rel_loss_rtn = -1;  ///< of rounding to nearest on the same kind of grid
+  /// Where the solve aimed at more than the weights, ‖W·x_f − Q·x‖² relative to ‖W·x_f‖²: against what the layer puts
+  /// out in the float model.
+  double float_loss = -1;
+  double pass_loss = -1;     ///< like rel_loss, but against the target of the solve, before …
+  double refined_loss = -1;  ///< … and after refit and sweeps
   std::string detail;        ///< what was seen, where status is not ok
 };
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <gptq/core/forward.hpp>
+#include <gptq/model/block_loader.hpp>
 #include <gptq/model/stream.hpp>
 #include <gptq/model/weights.hpp>
 
@@ -80,14 +81,17 @@ namespace detail {
 template <evaluation_backend B>
 struct evaluated_model {
   model_weights const* weights;
+  block_loader<B> blocks;
   token_stream<B> stream;
 
   evaluated_model(B& b, model_weights const& w, typename token_stream<B>::samples const& windows,
                   stream_options const& options)
-      : weights(&w), stream(b, w.config(), windows, b.template adopt<typename B::activation>(w.embedding()), options) {}
+      : weights(&w),
+        blocks(b, w),
+        stream(b, w.config(), windows, b.template adopt<typename B::activation>(w.embedding()), options) {}
 
-  void run_block(B& b, index_t i) {
-    if (i < weights->config().blocks) stream.run(load_block(b, *weights, i));
+  void run_block(index_t i) {
+    if (i < weights->config().blocks) stream.run(blocks.take(i));
   }
 };
 
@@ -166,8 +170,8 @@ evaluation evaluate(B& b, model_weights const& weights, std::span<std::int32_t c
     std::optional<detail::evaluated_model<B>> other;
     if (reference) other.emplace(b, *reference, samples, options.stream);
     for (index_t i = 0; i < blocks; ++i) {
-      model.run_block(b, i);
-      if (other) other->run_block(b, i);
+      model.run_block(i);
+      if (other) other->run_block(i);
       if (options.progress) options.progress(pass * blocks + i + 1, passes * blocks);
     }
     detail::measure(b, model, other ? &*other : nullptr, options, out);

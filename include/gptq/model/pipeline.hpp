@@ -6,6 +6,7 @@
 #pragma once
 
 #include <gptq/checkpoint/output_folder.hpp>
+#include <gptq/model/block_loader.hpp>
 #include <gptq/model/pipeline_output.hpp>
 #include <gptq/model/pipeline_types.hpp>
 #include <gptq/model/stream.hpp>
@@ -28,7 +29,7 @@ inline namespace v0 {
 ///   b.pack(linear, format, first, count, weight)   outputs [first, first + count) of a solved stack as the tensors of a
 ///                                                  file; weight [count × in] becomes what a reader computes with them
 template <class B>
-concept pipeline_backend = quantize_backend<B> && forward_backend<B> &&
+concept pipeline_backend = refining_backend<B> && forward_backend<B> &&
     requires(B& b, quantized_linear_of<B> const& linear, view_of<B, typename B::activation> weight) {
   { b.pack(linear, checkpoint_format::gptq, index_t(), index_t(), weight) } -> std::same_as<packed_linear>;
 };
@@ -60,11 +61,15 @@ class model_quantizer {
       : b_(b),
         weights_(weights),
         plan_(plan),
+        blocks_(b, weights),
         writer_(writer),
         options_(options),
         solve_options_(options.quantize),
         stream_(b, weights.config(), samples, b.template adopt<typename B::activation>(weights.embedding()),
                 options.stream) {
+    if (options.shift.any())
+      float_stream_.emplace(b, weights.config(), samples, b.template adopt<typename B::activation>(weights.embedding()),
+                            options.stream);
     if (options.format == checkpoint_format::gptq)  // version 1 can't say 0: a constraint of the solve, not a repair
       solve_options_.grid.nonzero_zeros = true;
     report_.samples = static_cast<index_t>(samples.size());
@@ -76,17 +81,25 @@ class model_quantizer {
   pipeline_report run() {
     index_t const blocks = weights_.config().blocks;
     for (index_t i = 0; i < blocks; ++i) {
+      block_ = i;
       bool const advance = i + 1 < blocks || plan_.head();
-      auto block = timed("load", [&] { return load_block(b_, weights_, i); });
+      auto block = timed("load", [&] { return with_less([&] { return blocks_.take(i); }); });
+      std::optional<block_weights<B>> original;
+      if (float_stream_)
+        original = timed("load", [&] { return with_less([&] { return load_block(b_, weights_, i); }); });
+      block_weights<B> const* const beside = original ? &*original : nullptr;
       timed("write", [&] { finish_writing(); });
       if (options_.true_sequential)
-        for (int s = 0; s < stage_count; ++s) quantize_stage(block, s, collect(block, s));
+        for (int s = 0; s < stage_count; ++s) quantize_stage(block, s, collect(block, beside, s));
       else
-        quantize_at_once(block, advance);
-      if (options_.true_sequential && advance) timed("forward", [&] { stream_.advance(block); });
+        quantize_at_once(block, beside, advance);
+      if (!advance) break;
+      if (options_.true_sequential) timed("forward", [&] { stream_.advance(block); });
+      if (float_stream_ && i + 1 < blocks) timed("forward", [&] { float_stream_->advance(*original); });
     }
     if (plan_.head()) quantize_head();
     timed("write", [&] { finish_writing(); });
+    report_.chunk_tokens = stream_.chunk_tokens();
     return std::move(report_);
   }
 
@@ -97,40 +110,88 @@ class model_quantizer {
     return f();
   }
 
-  /// The Hessian of a stage's inputs, nothing where it stays in float; the stream goes on to that stage.
-  std::optional<hessian<B>> collect(block_weights<B> const& block, int stage) {
-    std::optional<hessian<B>> h;
-    if (plan_.stage(block.number, stage)) h.emplace(b_, weights_.config().stage_inputs(stage));
-    auto const where = [&] { return weights_.names().linears(block.number, stage).front().name + ": "; };
-    for (std::size_t c = 0; c < stream_.chunks().size(); ++c) {
-      auto const& chunk = stream_.chunks()[c];
-      auto const x = timed("forward", [&] { return stream_.input(stage, block, c); });
-      activity const a(report_, "gram");
+  /// f(), and where the backend's memory does not suffice, f() again with less of it in use elsewhere.
+  template <class F>
+  auto with_less(F&& f) {
+    for (;;) {
       try {
-        if (h) h->add(x, static_cast<index_t>(chunk.bounds.size()) - 1);
+        return f();
+      } catch (device_memory_error const& e) {
+        if (blocks_.drop()) continue;
+        index_t const before = stream_.chunk_tokens();
+        if (!reduce_streams())
+          throw device_memory_error("block " + std::to_string(block_) + ": " + e.what() + ", in chunks of " +
+                                    std::to_string(before) + " tokens");
+        if (stream_.chunk_tokens() < before)
+          report_.warnings.push_back("device memory: from block " + std::to_string(block_) + " on chunks of up to " +
+                                     std::to_string(stream_.chunk_tokens()) + " tokens, not " + std::to_string(before));
+      }
+    }
+  }
+
+  /// Both streams alike: their chunks go side by side.
+  bool reduce_streams() {
+    if (!float_stream_) return stream_.reduce();
+    if (!stream_.uniform() || !float_stream_->uniform()) return false;
+    bool const one = stream_.reduce();
+    return float_stream_->reduce() || one;
+  }
+
+  /// What was seen of a stage's inputs.
+  struct seen {
+    std::optional<hessian<B>> h;    ///< nothing where the stage stays in float
+    std::optional<drift<B>> moved;  ///< where the float model runs beside
+  };
+
+  /// Collects a stage's inputs; the streams go on to that stage. `original` is the block in float, if its stream runs.
+  seen collect(block_weights<B> const& block, block_weights<B> const* original, int stage) {
+    auto const& config = weights_.config();
+    bool const quantized = plan_.stage(block.number, stage).has_value();
+    bool const residual = stage == context_stage || stage == down_stage;
+    seen s = with_less([&] {
+      seen empty;
+      if (quantized) empty.h.emplace(b_, config.stage_inputs(stage));
+      if (quantized && original) empty.moved.emplace(b_, config.stage_inputs(stage), residual ? config.hidden : 0);
+      stream_.prepare(stage);
+      if (original) float_stream_->prepare(stage);
+      return empty;
+    });
+    for (std::size_t c = 0; c < stream_.chunks().size(); ++c) {
+      auto const x = timed("forward", [&] { return with_less([&] { return stream_.input(stage, block, c); }); });
+      auto const& chunk = stream_.chunks()[c];
+      try {
+        if (quantized) timed("gram", [&] { s.h->add(x, static_cast<index_t>(chunk.bounds.size()) - 1); });
+        if (original) {
+          auto const x_float = timed("forward", [&] { return float_stream_->input(stage, *original, c); });
+          activity const a(report_, "gram");
+          if (quantized) s.moved->add(x, x_float);
+          if (quantized && residual) s.moved->add_residual(x, stream_.states(chunk), float_stream_->states(chunk));
+        }
       } catch (numeric_error const& e) {
-        throw numeric_error(where() + e.what());
+        throw numeric_error(weights_.names().linears(block.number, stage).front().name + ": " + e.what());
       }
       if (options_.progress)
-        options_.progress({block.number, weights_.config().blocks, stage, chunk.first + chunk.rows, stream_.tokens()});
+        options_.progress({block.number, config.blocks, stage, chunk.first + chunk.rows, stream_.tokens()});
     }
-    return h;
+    return s;
   }
 
   /// All Hessians on the float weights, then all layers, then the states once more through the quantized block.
-  void quantize_at_once(block_weights<B>& block, bool advance) {
+  void quantize_at_once(block_weights<B>& block, block_weights<B> const* original, bool advance) {
     auto before = stream_.save();
-    std::vector<std::optional<hessian<B>>> hessians;
-    for (int s = 0; s < stage_count; ++s) hessians.push_back(collect(block, s));
-    for (int s = 0; s < stage_count; ++s) quantize_stage(block, s, std::move(hessians[static_cast<std::size_t>(s)]));
+    std::vector<seen> stages;
+    for (int s = 0; s < stage_count; ++s) stages.push_back(collect(block, original, s));
+    for (int s = 0; s < stage_count; ++s) quantize_stage(block, s, std::move(stages[static_cast<std::size_t>(s)]));
     if (!advance) return;
     stream_.restore(std::move(before));
     timed("forward", [&] { stream_.run(block); });
   }
 
-  void quantize_stage(block_weights<B>& block, int stage, std::optional<hessian<B>> const h) {
+  void quantize_stage(block_weights<B>& block, int stage, seen const s) {
     auto& weights = block.stages[static_cast<std::size_t>(stage)];
-    if (h) quantize_linears(weights.linears, weights.weight, *h, *plan_.stage(block.number, stage));
+    if (s.h)
+      quantize_linears(weights.linears, weights.weight, *s.h, s.moved ? &*s.moved : nullptr,
+                       *plan_.stage(block.number, stage));
   }
 
   /// The output head, on the normed states behind the last block.
@@ -141,21 +202,23 @@ class model_quantizer {
     hessian<B> h(b_, c.hidden);
     for (auto const& chunk : stream_.chunks()) {
       auto x = b_.template make<T>(chunk.rows, c.hidden);
-      timed("forward",
-            [&] { b_.rms_norm(stream_.states().row_range(chunk.first, chunk.rows), norm, c.norm_eps, false, x); });
+      timed("forward", [&] { b_.rms_norm(stream_.states(chunk), norm, c.norm_eps, false, x); });
       activity const a(report_, "gram");
       h.add(view_of<B, T const>(x), static_cast<index_t>(chunk.bounds.size()) - 1);
     }
     auto weight = timed("load", [&] { return b_.template adopt<T>(weights_.head()); });
-    quantize_linears({plan_.head()->info}, weight, h, *plan_.head()->spec);
+    quantize_linears({plan_.head()->info}, weight, h, nullptr, *plan_.head()->spec);
   }
 
   /// Layers that share an input, stacked; `stacked` becomes what a reader of the result computes with.
   void quantize_linears(std::vector<linear_info> const& linears, view_of<B, typename B::activation> stacked,
-                        hessian<B> const& h, quant_spec const& spec) {
+                        hessian<B> const& h, drift<B> const* moved, quant_spec const& spec) {
     auto const solved = timed("solve", [&] {
       try {
-        return quantize_stack(b_, stacked, h, spec, solve_options_);
+        return with_less([&] {
+          return moved ? quantize_stack(b_, stacked, h, *moved, options_.shift, spec, solve_options_)
+                       : quantize_stack(b_, stacked, h, spec, solve_options_);
+        });
       } catch (numeric_error const& e) {
         throw numeric_error(linears.front().name + ": " + e.what());
       }
@@ -164,7 +227,9 @@ class model_quantizer {
       linear_record record{l.name, l.rows, l.inputs, spec, solved.report(l.first_row, l.rows)};
       packed_linear packed = timed("pack", [&] {
         try {
-          return b_.pack(solved.linear, options_.format, l.first_row, l.rows, stacked.row_range(l.first_row, l.rows));
+          return with_less([&] {
+            return b_.pack(solved.linear, options_.format, l.first_row, l.rows, stacked.row_range(l.first_row, l.rows));
+          });
         } catch (numeric_error const& e) {
           throw numeric_error(l.name + ": " + e.what());
         }
@@ -186,10 +251,13 @@ class model_quantizer {
   B& b_;
   model_weights const& weights_;
   quantization_plan const& plan_;
+  block_loader<B> blocks_;
+  index_t block_ = 0;
   checkpoint_writer& writer_;
   pipeline_options const& options_;
   quantize_options solve_options_;
   stream_type stream_;
+  std::optional<stream_type> float_stream_;  ///< the same tokens through the float model
   pipeline_report report_;
   std::future<void> writing_;  ///< waits for its thread when it goes, so it goes first
 };

@@ -30,6 +30,7 @@ inline constexpr char const* stage_names[] = {"attention", "context", "gate_up",
 struct pipeline_options {
   quant_spec spec{.order = default_preset.order};
   quantize_options quantize = default_preset.options;
+  shift_options shift = default_preset.shift;  ///< any: the float model runs beside the quantized one
   std::vector<dynamic_rule> dynamic;  ///< layers that stay in float, or differ from spec; the first match decides
   bool lm_head = false;               ///< quantize the output head too; refused where it is tied
   checkpoint_format format = checkpoint_format::gptq;
@@ -55,6 +56,7 @@ struct pipeline_report {
   std::map<std::string, double> seconds;  ///< by activity: load, forward, gram, solve, pack, write
   index_t samples = 0;
   index_t tokens = 0;
+  index_t chunk_tokens = 0;  ///< that were worked on together at the end: fewer than asked for where memory was short
   std::uint64_t bytes_before = 0;  ///< of tensor data
   std::uint64_t bytes_after = 0;
   std::vector<std::string> kept_float;  ///< layers that a rule keeps in float

@@ -3,9 +3,11 @@
 
 #include <gptq/core/forward.hpp>
 #include <gptq/model/block.hpp>
+#include <gptq/model/token_rows.hpp>
 
 #include <algorithm>
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -16,6 +18,7 @@ inline namespace v0 {
 struct stream_options {
   index_t chunk_tokens = 2048;  ///< samples are worked on together up to so many tokens; a longer one alone
   std::size_t keep_bytes = std::size_t(1) << 30;  ///< the inputs of `down` are kept where they fit, else computed twice
+  bool states_on_host = false;  ///< states and attention's results wait in host memory (a fetching_backend's)
 };
 
 /// A batch of token sequences on its way through a model. Nothing is padded. Quantization calls, for each block,
@@ -55,9 +58,13 @@ class token_stream {
       }
     ids_ = backend.template adopt<std::int32_t>(std::move(ids));
     positions_ = backend.template adopt<std::int32_t>(std::move(positions));
-    states_ = backend.template make<activation>(count, config.hidden);
-    backend.embed(ids_, embedding, 1.0f, states_);
-    divide(tokens);
+    for (auto const& sample : tokens) lengths_.push_back(static_cast<index_t>(sample.size()));
+    divide(0);
+    states_ = {backend, count, config.hidden, options.states_on_host, most_rows()};
+    for (token_range<B> const& t : chunks_) {
+      backend.embed(this->ids().col_range(t.first, t.rows), embedding, 1.0f, states_.write(span(t)));
+      states_.store(span(t));
+    }
     make_scratch();
   }
 
@@ -67,9 +74,42 @@ class token_stream {
   /// The groups of samples that are worked on together, in order.
   [[nodiscard]] std::vector<token_range<B>> const& chunks() const { return chunks_; }
 
-  /// [tokens × hidden], before the block that comes next.
-  [[nodiscard]] const_view states() const { return states_; }
+  /// Tokens that are worked on together at most: options.chunk_tokens, or fewer after reduce(), or one longer sample.
+  [[nodiscard]] index_t chunk_tokens() const { return (std::max)(options_.chunk_tokens, most_rows()); }
+
+  /// [tokens × hidden], before the block that comes next. Not where they are in host memory.
+  [[nodiscard]] const_view states() const { return states_.all(); }
+  /// Those of one chunk, as far as they are: what the next addition to the residual stream adds to. Valid until another
+  /// chunk is worked on.
+  [[nodiscard]] const_view states(token_range<B> const& chunk) { return states_.read(span(chunk), span(chunk)); }
   [[nodiscard]] view_of<B, std::int32_t const> ids() const { return ids_; }
+
+  /// Whether all chunks come to the same stage next.
+  [[nodiscard]] bool uniform() const {
+    return std::adjacent_find(reached_.begin(), reached_.end(), std::not_equal_to<>()) == reached_.end();
+  }
+
+  /// Makes do with less of the backend's memory: first without the kept inputs of the last stage, then with chunks half
+  /// as large. To be called before the first chunk of a stage. False where there is nothing left to give.
+  bool reduce() {
+    if (!uniform()) return false;
+    if (keeps_product()) {
+      options_.keep_bytes = 0;
+      product_ = {};
+      return true;
+    }
+    index_t const before = most_rows();
+    options_.chunk_tokens = before / 2;
+    divide(reached_.front());
+    if (most_rows() == before) return false;
+    input_scratch_ = {};
+    projections_ = {};
+    output_scratch_ = {};
+    states_.resize(most_rows());
+    context_.resize(most_rows());
+    make_scratch();
+    return true;
+  }
 
   /// Calls sink(X, chunk) with the inputs of a stage [rows × stage_inputs] for every chunk. X is valid during the call.
   template <class Sink>
@@ -77,25 +117,29 @@ class token_stream {
     for (std::size_t c = 0; c < chunks_.size(); ++c) sink(input(stage, block, c), chunks_[c]);
   }
 
-  /// One chunk of collect(); the view is valid until the next call. For each chunk the stages come in order.
-  const_view input(int stage, block_weights<B> const& block, std::size_t chunk) {
-    token_range<B> const& t = chunks_[chunk];
-    if (reached_[chunk] != stage) out_of_order(stage, reached_[chunk]);
-    ++reached_[chunk];
+  /// Makes what a stage keeps of all chunks, before the first of them; input() would.
+  void prepare(int stage) {
     if (stage == context_stage && context_.rows() == 0)
-      context_ = backend_->template make<activation>(tokens(), config().stage_inputs(context_stage));
+      context_ = {*backend_, tokens(), config().stage_inputs(context_stage), options_.states_on_host, most_rows()};
     if (stage == down_stage && keeps_product() && product_.rows() == 0)
       product_ = backend_->template make<activation>(tokens(), config().mlp);
-    return segment(stage, block, t);
+  }
+
+  /// One chunk of collect(); the view is valid until the next call. For each chunk the stages come in order.
+  const_view input(int stage, block_weights<B> const& block, std::size_t chunk) {
+    if (reached_[chunk] != stage) out_of_order(stage, reached_[chunk]);
+    prepare(stage);
+    const_view const x = segment(stage, block, chunk);  // where memory is short, this throws before states change
+    ++reached_[chunk];
+    return x;
   }
 
   /// Ends a block of which all stages were collected.
   void advance(block_weights<B> const& block) {
     for (std::size_t c = 0; c < chunks_.size(); ++c) {
       if (reached_[c] != stage_count) out_of_order(stage_count, reached_[c]);
-      token_range<B> const& t = chunks_[c];
-      if (!keeps_product()) segment(down_stage, block, t);
-      decoder_.add_product(block, product(t), rows_of(states_, t));
+      if (!keeps_product()) segment(down_stage, block, c);
+      finish(block, c);
       reached_[c] = 0;
     }
   }
@@ -105,21 +149,16 @@ class token_stream {
     context_ = {};
     product_ = {};
     for (std::size_t c = 0; c < chunks_.size(); ++c) {
-      token_range<B> const& t = chunks_[c];
       if (reached_[c] != 0) out_of_order(0, reached_[c]);
-      for (int stage = 0; stage < stage_count; ++stage) segment(stage, block, t);
-      decoder_.add_product(block, product(t), rows_of(states_, t));
+      for (int stage = 0; stage < stage_count; ++stage) segment(stage, block, c);
+      finish(block, c);
     }
   }
 
   /// A copy of the states between two blocks, for a second way through the next one.
-  [[nodiscard]] matrix_of<B, activation> save() const {
-    auto saved = backend_->template make<activation>(states_.rows(), states_.cols());
-    backend_->copy(states(), view(saved));
-    return saved;
-  }
+  [[nodiscard]] token_rows<B> save() const { return states_.copy(); }
   /// Back to what save() gave, whatever was collected since.
-  void restore(matrix_of<B, activation>&& saved) {
+  void restore(token_rows<B>&& saved) {
     if (saved.rows() != states_.rows() || saved.cols() != states_.cols())
       throw shape_error("token_stream: the saved states are of another stream");
     states_ = std::move(saved);
@@ -139,10 +178,11 @@ class token_stream {
                       std::to_string(reached) + " comes next");
   }
 
-  void divide(samples const& tokens) {
+  /// Chunks that all come to `stage` next.
+  void divide(int stage) {
     index_t row = 0;
-    for (auto const& sample : tokens) {
-      auto const length = static_cast<index_t>(sample.size());
+    chunks_.clear();
+    for (index_t const length : lengths_) {
       if (length == 0) continue;
       if (chunks_.empty() || chunks_.back().rows + length > options_.chunk_tokens)
         chunks_.push_back({.first = row, .rows = 0, .bounds = {0}, .positions = {}});
@@ -152,13 +192,18 @@ class token_stream {
     }
     view_of<B, std::int32_t const> const positions = std::as_const(positions_);
     for (token_range<B>& t : chunks_) t.positions = positions.col_range(t.first, t.rows);
-    reached_.assign(chunks_.size(), 0);
+    reached_.assign(chunks_.size(), stage);
+  }
+
+  [[nodiscard]] index_t most_rows() const {
+    index_t most = 0;
+    for (token_range<B> const& t : chunks_) most = std::max(most, t.rows);
+    return most;
   }
 
   void make_scratch() {
     model_config const& c = config();
-    index_t most = 0;
-    for (token_range<B> const& t : chunks_) most = std::max(most, t.rows);
+    index_t const most = most_rows();
     input_scratch_ = backend_->template make<activation>(most, c.hidden);
     projections_ = backend_->template make<activation>(
         most, std::max(c.stage_outputs(attention_stage), c.stage_outputs(gate_up_stage)));
@@ -172,30 +217,41 @@ class token_stream {
 
   /// The first columns of a scratch matrix as a contiguous matrix.
   static view scratch(matrix_of<B, activation>& m, index_t rows, index_t cols) { return {view(m).data, rows, cols}; }
-  static view rows_of(matrix_of<B, activation>& m, token_range<B> const& t) {
-    return view(m).row_range(t.first, t.rows);
-  }
-  view context(token_range<B> const& t) {
-    return context_.rows() ? rows_of(context_, t)
-                           : scratch(output_scratch_, t.rows, config().stage_inputs(context_stage));
-  }
+  static row_span span(token_range<B> const& t) { return {t.first, t.rows}; }
+  /// What is worked on after that chunk.
+  [[nodiscard]] row_span span_behind(std::size_t chunk) const { return span(chunks_[(chunk + 1) % chunks_.size()]); }
+
   view product(token_range<B> const& t) {
-    return product_.rows() ? rows_of(product_, t) : scratch(output_scratch_, t.rows, config().mlp);
+    return product_.rows() ? view(product_).row_range(t.first, t.rows) : scratch(output_scratch_, t.rows, config().mlp);
   }
 
-  const_view segment(int stage, block_weights<B> const& block, token_range<B> const& t) {
-    view const h = rows_of(states_, t);
+  /// The end of a block, its product having been computed.
+  void finish(block_weights<B> const& block, std::size_t chunk) {
+    token_range<B> const& t = chunks_[chunk];
+    decoder_.add_product(block, product(t), states_.read(span(t), span_behind(chunk)));
+    states_.store(span(t));
+  }
+
+  const_view segment(int stage, block_weights<B> const& block, std::size_t chunk) {
+    token_range<B> const& t = chunks_[chunk];
+    view const h = states_.read(span(t), span_behind(chunk));
+    bool const keeps_context = context_.rows() > 0;
+    view const passing = scratch(output_scratch_, t.rows, config().stage_inputs(context_stage));
     view const x = scratch(input_scratch_, t.rows, config().hidden);
     view const projections =
         scratch(projections_, t.rows, config().stage_outputs(stage == context_stage ? attention_stage : gate_up_stage));
     switch (stage) {
       case attention_stage: decoder_.attention_input(block, h, x); return x;
-      case context_stage:
+      case context_stage: {
         decoder_.attention_input(block, h, x);
-        decoder_.attention(block, t, x, projections, context(t));
-        return context(t);
+        view const context = keeps_context ? context_.write(span(t)) : passing;
+        decoder_.attention(block, t, x, projections, context);
+        if (keeps_context) context_.store(span(t));
+        return context;
+      }
       case gate_up_stage:
-        decoder_.add_context(block, context(t), h);
+        decoder_.add_context(block, keeps_context ? context_.read(span(t), span_behind(chunk)) : passing, h);
+        states_.store(span(t));
         decoder_.mlp_input(block, h, x);
         return x;
       default:
@@ -208,12 +264,13 @@ class token_stream {
   B* backend_;
   stream_options options_;
   decoder_block<B> decoder_;
+  std::vector<index_t> lengths_;  ///< of the samples
   std::vector<token_range<B>> chunks_;
   std::vector<int> reached_;  ///< the stage that each chunk comes to next
   matrix_of<B, std::int32_t> ids_;
   matrix_of<B, std::int32_t> positions_;
-  matrix_of<B, activation> states_;
-  matrix_of<B, activation> context_;
+  token_rows<B> states_;
+  token_rows<B> context_;
   matrix_of<B, activation> product_;
   matrix_of<B, activation> input_scratch_;
   matrix_of<B, activation> projections_;

@@ -12,6 +12,7 @@
 #include <gptq/pack/dequantize.hpp>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -224,6 +225,16 @@ constexpr bool stored_as(dtype type) {
   return std::is_same_v<T, float> && type == dtype::f32;
 }
 
+/// Whether all of a stage is stored in the type that the backend computes with, one layer's rows after the other.
+template <class T>
+bool stored_as(model_weights const& weights, index_t block, int stage) {
+  for (linear_info const& l : weights.names().linears(block, stage)) {
+    tensor_view const* const t = weights.stored(l);
+    if (!t || !stored_as<T>(t->type)) return false;
+  }
+  return true;
+}
+
 /// The stacked weights of a stage. A backend that has upload_bytes(bytes, view) takes what is stored in its own type as
 /// it is, without a way through float on the host.
 template <forward_backend B>
@@ -233,16 +244,11 @@ matrix_of<B, typename B::activation> load_stage_weight(B& b, model_weights const
                   b.upload_bytes(bytes, to);
                   b.all_finite(from);
                 }) {
-    auto const linears = weights.names().linears(block, stage);
-    bool as_stored = true;
-    for (linear_info const& l : linears) {
-      tensor_view const* const t = weights.stored(l);
-      as_stored = as_stored && t && stored_as<T>(t->type);
-    }
-    if (as_stored) {
+    if (stored_as<T>(weights, block, stage)) {
       auto all = b.template make<T>(weights.config().stage_outputs(stage), weights.config().stage_inputs(stage));
       view_of<B, T> const to = all;
-      for (linear_info const& l : linears) b.upload_bytes(weights.stored(l)->bytes, to.row_range(l.first_row, l.rows));
+      for (linear_info const& l : weights.names().linears(block, stage))
+        b.upload_bytes(weights.stored(l)->bytes, to.row_range(l.first_row, l.rows));
       if (b.all_finite(view_of<B, T const>(to))) return all;  // else the way below says what is wrong
     }
   }
@@ -251,9 +257,14 @@ matrix_of<B, typename B::activation> load_stage_weight(B& b, model_weights const
 
 }  // namespace detail
 
-/// Block i in the backend's memory. Throws numeric_error naming the tensor for NaN or Inf.
+/// The stacked weights of the stages of a block; empty where they are not there yet.
 template <forward_backend B>
-block_weights<B> load_block(B& b, model_weights const& weights, index_t i) {
+using stage_matrices = std::array<matrix_of<B, typename B::activation>, stage_count>;
+
+/// Block i in the backend's memory, but for those stages of which `ready` has the weights already. Throws numeric_error
+/// naming the tensor for NaN or Inf.
+template <forward_backend B>
+block_weights<B> load_block(B& b, model_weights const& weights, index_t i, stage_matrices<B> ready = {}) {
   using T = typename B::activation;
   block_weights<B> block;
   block.number = i;
@@ -261,7 +272,8 @@ block_weights<B> load_block(B& b, model_weights const& weights, index_t i) {
   block.mlp_norm = b.template adopt<T>(weights.mlp_norm(i));
   for (int s = 0; s < stage_count; ++s) {
     auto& stage = block.stages[static_cast<std::size_t>(s)];
-    stage.weight = detail::load_stage_weight(b, weights, i, s);
+    auto& early = ready[static_cast<std::size_t>(s)];
+    stage.weight = early.rows() > 0 ? std::move(early) : detail::load_stage_weight(b, weights, i, s);
     stage.bias = b.template adopt<T>(weights.stage_bias(i, s));
     stage.linears = weights.names().linears(i, s);
   }

@@ -33,7 +33,9 @@ struct factor {
   matrix_of<B, std::int32_t> order;  ///< π [1 × in]
   matrix_of<B, std::uint8_t> live;   ///< [1 × in] by stored input: 0 where the input was never active
   std::vector<std::int32_t> host_order;
-  linear_report report;  ///< tokens, damping, dead inputs, status; losses are the solver's
+  matrix<scalar> diagonal;  ///< of the damped H [1 × in], processing order, on the host
+  double scale = 1;         ///< H = scale·G + damping
+  linear_report report;     ///< tokens, damping, dead inputs, status; losses are the solver's
 
   [[nodiscard]] index_t in_features() const { return static_cast<index_t>(host_order.size()); }
   [[nodiscard]] bool factored() const { return report.status < outcome::rtn_no_data; }
@@ -88,7 +90,10 @@ class factor_ladder {
 
  public:
   factor_ladder(B& b, hessian<B> const& h, conditioned_diagonal const& d, double scale, factor<B>& result)
-      : b_(b), h_(h), d_(d), scale_(scale), f_(result), diagonal_(1, h.in_features()) {}
+      : b_(b), h_(h), d_(d), f_(result) {
+    f_.scale = scale;
+    f_.diagonal = matrix<scalar>(1, h.in_features());
+  }
 
   void climb(double damp, precision first) {
     double const asked = damp;
@@ -118,10 +123,10 @@ class factor_ladder {
       double x = d_.filled[stored];
       if (floor > 0) x = (std::max)(x + floor, floor);
       x += damp * d_.mean;
-      diagonal_(0, j) = static_cast<scalar>(x);
+      f_.diagonal(0, j) = static_cast<scalar>(x);
       excess[static_cast<std::size_t>(j)] = static_cast<scalar>(std::sqrt((std::max)(0.0, x - d_.undamped[stored])));
     }
-    b_.gather_hessian(h_.gram(), f_.order, scale_, diagonal_.view(), f_.feedback);
+    b_.gather_hessian(h_.gram(), f_.order, f_.scale, f_.diagonal.view(), f_.feedback);
     f_.report.damp_used = damp;
     if (!b_.cholesky(f_.feedback, p)) return false;
     b_.feedback_from_cholesky(f_.feedback, f_.pivots);
@@ -132,9 +137,7 @@ class factor_ladder {
   B& b_;
   hessian<B> const& h_;
   conditioned_diagonal const& d_;
-  double scale_;
   factor<B>& f_;
-  matrix<scalar> diagonal_;
 };
 
 }  // namespace detail

@@ -13,17 +13,33 @@ struct quantize_options {
   /// The reference's treatment of inputs that were never active: their diagonal becomes 1 (an absolute number, so that
   /// the scale 2 / sequences of H matters) and counts in the mean. Otherwise they get the mean of the live ones.
   bool reference_dead = false;
+  int refit = 0;        ///< times that the scales are fitted anew to the codes after the pass
+  int sweeps = 0;       ///< times that every code is chosen anew, given all others
   bool measure = true;  ///< compute rel_loss and rel_loss_rtn, at the cost of two more products with the factor
+};
+
+/// How far a solve aims away from the weights at what the float model computes, as fractions of the full correction.
+/// Both need the float model's inputs beside those of the quantized one.
+struct shift_options {
+  double target = 0;    ///< α: of what the inputs have moved
+  double residual = 0;  ///< β: of what the residual stream has moved, for layers that write to it
+
+  [[nodiscard]] constexpr bool any() const { return target != 0 || residual != 0; }
 };
 
 /// Everything that a preset decides.
 struct preset {
   column_order order;
   quantize_options options;
+  shift_options shift = {};
 };
 
 /// The best file at no cost at inference.
 inline constexpr preset default_preset{.order = column_order::group_aware, .options = {}};
+
+/// The smallest divergence from the float model in the same file format, at two to three times the time.
+inline constexpr preset best_preset{
+    .order = column_order::group_aware, .options = {.refit = 1, .sweeps = 2}, .shift = {.target = 1, .residual = 0.5}};
 
 /// The behaviour of the public reference (IST-DASLab/gptq), quirks included.
 inline constexpr preset parity_preset{

@@ -2,24 +2,21 @@
 #pragma once
 
 #include <gptq/core/quantized_linear.hpp>
+#include <gptq/quant/losses.hpp>
+#include <gptq/quant/refine.hpp>
 #include <gptq/quant/solve.hpp>
+#include <gptq/quant/target.hpp>
 
 #include <cmath>
+#include <optional>
 #include <span>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
 namespace gptq {
 inline namespace v0 {
-
-/// Squared output errors of one output, as tr(·) terms: sums of them over outputs are the layer's losses.
-struct output_loss {
-  double damped = 0;  ///< of the codes, with the damped Hessian
-  double error = 0;   ///< of the codes, undamped
-  double energy = 0;  ///< of the weights themselves
-  double rtn = 0;     ///< of rounding to nearest
-};
 
 /// A solved stack of linear layers that share their input, and the losses of each output.
 template <quantize_backend B>
@@ -31,34 +28,53 @@ struct quantized_stack {
   [[nodiscard]] linear_report report(index_t first, index_t count) const {
     linear_report r = linear.report;
     if (losses.empty()) return r;
-    output_loss sum;
-    for (index_t n = first; n < first + count; ++n) {
-      auto const& x = losses[static_cast<std::size_t>(n)];
-      sum.damped += x.damped;
-      sum.error += x.error;
-      sum.energy += x.energy;
-      sum.rtn += x.rtn;
-    }
-    r.damped_loss = sum.damped;
-    if (r.rel_loss >= 0) {
-      r.rel_loss = sum.energy > 0 ? sum.error / sum.energy : 0;
-      r.rel_loss_rtn = sum.energy > 0 ? sum.rtn / sum.energy : 0;
-    }
+    auto const sum = [&](double output_loss::*part) {
+      double total = 0;
+      for (index_t n = first; n < first + count; ++n) total += losses[static_cast<std::size_t>(n)].*part;
+      return total;
+    };
+    auto const set = [&](double& loss, double output_loss::*part, double output_loss::*whole) {
+      double const below = sum(whole);
+      if (loss >= 0) loss = below > 0 ? sum(part) / below : 0;
+    };
+    r.damped_loss = sum(&output_loss::damped);
+    set(r.rel_loss, &output_loss::error, &output_loss::energy);
+    set(r.rel_loss_rtn, &output_loss::rtn, &output_loss::energy);
+    set(r.pass_loss, &output_loss::pass, &output_loss::energy);
+    set(r.refined_loss, &output_loss::refined, &output_loss::energy);
+    set(r.float_loss, &output_loss::float_error, &output_loss::float_energy);
     return r;
   }
 };
 
 namespace detail {
 
+/// What a solve works on: the weights, what to quantize in their place, and what was seen. Only the weights and the
+/// factor are always there.
+template <class B, class W>
+struct solve_input {
+  view_of<B, W const> weight;  ///< [out × in]
+  factor<B> const& f;
+  hessian<B> const* h = nullptr;                     ///< for refinement
+  drift<B> const* moved = nullptr;                   ///< for the loss against the float model
+  view_of<B, typename B::scalar const> target = {};  ///< [out × in], empty: the weights
+};
+
 /// Solves strip by strip.
 template <class Width, quantize_backend B, class W>
-quantized_stack<B> solve_all(Width width, B& b, view_of<B, W const> weight, factor<B> const& f, quant_spec const& spec,
+quantized_stack<B> solve_all(Width width, B& b, solve_input<B, W> const& input, quant_spec const& spec,
                              quantize_options const& options) {
   using scalar = typename B::scalar;
+  using const_view = view_of<B, scalar const>;
+  factor<B> const& f = input.f;
   index_t const in = f.in_features();
-  index_t const out = weight.rows;
+  index_t const out = input.weight.rows;
   index_t const groups = group_count(in, spec.group_size);
   bool const measure = options.measure && f.factored();
+  bool const shifted = input.target.data != nullptr;
+  bool const refine = f.factored() && (options.refit > 0 || options.sweeps > 0);
+  if (refine && !refining_backend<B>) throw shape_error("quantize: this backend has no refit and no sweeps");
+  if (refine && !input.h) throw shape_error("quantize: refit and sweeps need the Hessian beside the factor");
 
   quantized_stack<B> result;
   auto& linear = result.linear;
@@ -68,54 +84,92 @@ quantized_stack<B> solve_all(Width width, B& b, view_of<B, W const> weight, fact
   linear.codes = b.template make<std::uint8_t>(in, out);
   linear.zeros = b.template make<std::uint8_t>(groups, out);
   auto scales = b.template make<scalar>(groups, out);
-  auto losses = b.template make<double>(6, out);  // pairs of rows: codes, weights, rounding to nearest
-  b.fill(view_of<B, double>(losses), 0.0);
+  loss_sums<B> sums(b, out);
 
   std::vector<std::int32_t> by_position(static_cast<std::size_t>(in));
-  std::vector<std::int32_t> identity(static_cast<std::size_t>(in));
-  for (std::size_t j = 0; j < by_position.size(); ++j) {
+  for (std::size_t j = 0; j < by_position.size(); ++j)
     by_position[j] = linear.g_idx[static_cast<std::size_t>(f.host_order[j])];
-    identity[j] = static_cast<std::int32_t>(j);
-  }
   auto const position_groups = upload_row(b, by_position);
-  auto const stored_order = upload_row(b, identity);
+  auto const stored_groups = upload_row(b, linear.g_idx);
+  auto const stored_order = upload_row(b, counting(in));
   // The reference takes the range of a whole row before it clears the weights of dead inputs.
   bool const untouched = options.reference_dead && spec.group_size == -1;
-  auto const stored_live =
-      untouched ? upload_row(b, std::vector<std::uint8_t>(identity.size(), 1)) : matrix_of<B, std::uint8_t>();
+  auto const stored_live = untouched ? upload_row(b, std::vector<std::uint8_t>(static_cast<std::size_t>(in), 1))
+                                     : matrix_of<B, std::uint8_t>();
   view_of<B, std::uint8_t const> const live = f.live;
+  auto const gather = [&](view_of<B, std::int32_t const> order, view_of<B, std::uint8_t const> kept, index_t first,
+                          view_of<B, scalar> to) {
+    if (shifted)
+      b.gather_weights(input.target.row_range(first, to.cols), order, kept, to);
+    else
+      b.gather_weights(input.weight.row_range(first, to.cols), order, kept, to);
+  };
+
+  auto const more = [&] {
+    if constexpr (refining_backend<B>) {
+      std::pair<std::optional<refiner<B>>, std::optional<float_losses<B>>> parts;
+      if (refine) parts.first.emplace(b, *input.h, f, spec, linear.g_idx);
+      if (measure && input.moved) parts.second.emplace(b, f, *input.moved, out);
+      return parts;
+    } else {
+      return 0;
+    }
+  };
+  auto extra = more();
 
   b.for_each_strip(out, [&](index_t first, index_t count) {
-    auto const strip = weight.row_range(first, count);
+    auto const weight = input.weight.row_range(first, count);
     auto weights = b.template make<scalar>(in, count);
     auto stored = b.template make<scalar>(grids_up_front(spec) ? in : 0, count);
-    b.gather_weights(strip, f.order, live, weights);
-    if (grids_up_front(spec))
-      b.gather_weights(strip, stored_order, untouched ? view_of<B, std::uint8_t const>(stored_live) : live, stored);
-    auto const loss_rows = [&](index_t r) { return view_of<B, double>(losses).block(r, first, 2, count); };
+    solve_target<B> const found{view_of<B, std::uint8_t>(linear.codes).col_range(first, count),
+                                view_of<B, scalar>(scales).col_range(first, count),
+                                view_of<B, std::uint8_t>(linear.zeros).col_range(first, count),
+                                sums.part(sums.pass, first, count), position_groups};
+    view_of<B, std::uint8_t const> const stored_kept = untouched ? view_of<B, std::uint8_t const>(stored_live) : live;
 
     if (measure) {
-      add_energy(b, f, view_of<B, scalar const>(weights), loss_rows(2));
       auto rounded = b.template make<scalar>(in, count);
       auto codes = b.template make<std::uint8_t>(in, count);
       auto grid_scales = b.template make<scalar>(groups, count);
       auto grid_zeros = b.template make<std::uint8_t>(groups, count);
       auto ignored = b.template make<double>(2, count);
       b.fill(view_of<B, double>(ignored), 0.0);
-      b.copy(view_of<B, scalar const>(weights), rounded);
+      b.gather_weights(weight, f.order, live, rounded);
+      add_energy(b, f, const_view(rounded), sums.part(sums.energy, first, count));
+      if (grids_up_front(spec)) b.gather_weights(weight, stored_order, stored_kept, stored);
       solve_strip<Width, B>(width, b, f, by_position, spec, options.grid, false, stored, rounded,
                             {codes, grid_scales, grid_zeros, ignored, position_groups});
-      add_energy(b, f, view_of<B, scalar const>(rounded), loss_rows(4));
+      add_energy(b, f, const_view(rounded), sums.part(sums.rtn, first, count));
     }
-    solve_strip<Width, B>(
-        width, b, f, by_position, spec, options.grid, f.factored(), stored, weights,
-        {view_of<B, std::uint8_t>(linear.codes).col_range(first, count),
-         view_of<B, scalar>(scales).col_range(first, count),
-         view_of<B, std::uint8_t>(linear.zeros).col_range(first, count), loss_rows(0), position_groups});
+
+    gather(f.order, live, first, weights);
+    if (grids_up_front(spec)) gather(stored_order, stored_kept, first, stored);
+    solve_strip<Width, B>(width, b, f, by_position, spec, options.grid, f.factored(), stored, weights, found);
+
+    if constexpr (refining_backend<B>) {
+      auto const measure_codes = [&](int pair) {  // of what `weights` holds now, against the codes
+        b.add_levels(scalar(-1), found.codes, found.zeros, found.scales, position_groups, f.order, weights);
+        add_energy(b, f, const_view(weights), sums.part(pair, first, count));
+      };
+      if (refine) {
+        gather(extra.first->order(), live, first, weights);
+        extra.first->refine(width, spec, options, weights, found);
+        if (measure) {
+          gather(f.order, live, first, weights);
+          measure_codes(sums.refined);
+        }
+      }
+      if (measure && shifted) {
+        b.gather_weights(weight, f.order, live, weights);
+        measure_codes(sums.error);
+      }
+      if (extra.second)
+        extra.second->template add<W>(weight, first, found.codes, found.zeros, found.scales, stored_groups);
+    }
   });
 
   matrix<scalar> host_scales(groups, out);
-  b.download(view_of<B, scalar const>(scales), host_scales.view());
+  b.download(const_view(scales), host_scales.view());
   for (index_t i = 0; i < host_scales.size(); ++i) {
     scalar const s = host_scales.data()[i];
     if (!std::isfinite(s))
@@ -133,40 +187,60 @@ quantized_stack<B> solve_all(Width width, B& b, view_of<B, W const> weight, fact
   }
 
   if (f.factored()) {
-    matrix<double> sums(6, out);
-    b.download(view_of<B, double const>(losses), sums.view());
+    matrix<double> host(10, out);
+    b.download(view_of<B, double const>(sums.all), host.view());
     result.losses.resize(static_cast<std::size_t>(out));
-    for (index_t n = 0; n < out; ++n)
-      result.losses[static_cast<std::size_t>(n)] = {sums(0, n), sums(0, n) - sums(1, n), sums(2, n) - sums(3, n),
-                                                    sums(4, n) - sums(5, n)};
-    if (measure) linear.report.rel_loss = linear.report.rel_loss_rtn = 0;
+    for (index_t n = 0; n < out; ++n) {
+      auto const undamped = [&](int pair) { return host(2 * pair, n) - host(2 * pair + 1, n); };
+      auto& loss = result.losses[static_cast<std::size_t>(n)];
+      loss.damped = host(2 * sums.pass, n);
+      loss.pass = undamped(sums.pass);
+      loss.energy = undamped(sums.energy);
+      loss.rtn = undamped(sums.rtn);
+      loss.refined = refine ? undamped(sums.refined) : loss.pass;
+      loss.error = shifted ? undamped(sums.error) : loss.refined;
+    }
+    if (measure) {
+      linear.report.rel_loss = linear.report.rel_loss_rtn = 0;
+      if (refine || shifted) linear.report.pass_loss = linear.report.refined_loss = 0;
+      if constexpr (refining_backend<B>)
+        if (extra.second) {
+          extra.second->finish(result.losses);
+          linear.report.float_loss = 0;
+        }
+    }
     linear.report = result.report(0, out);
   }
   return result;
 }
 
-}  // namespace detail
-
-namespace detail {
-
 template <class Width, quantize_backend B, class W>
-quantized_stack<B> solve_checked(Width width, B& b, matrix_view<W, B::space> weight, factor<B> const& f,
-                                 quant_spec const& spec, quantize_options const& options) {
-  if (weight.cols != f.in_features())
-    throw shape_error("quantize: weights have " + std::to_string(weight.cols) + " inputs, the Hessian " +
-                      std::to_string(f.in_features()));
-  using element = std::remove_const_t<W>;
-  view_of<B, element const> const w = weight;
-  if (!b.all_finite(w)) throw numeric_error("quantize: NaN or Inf in the weights");
-  return solve_all<Width, B, element>(width, b, w, f, spec, options);
+quantized_stack<B> solve_checked(Width width, B& b, solve_input<B, W> const& input, quant_spec const& spec,
+                                 quantize_options const& options) {
+  if (input.weight.cols != input.f.in_features())
+    throw shape_error("quantize: weights have " + std::to_string(input.weight.cols) + " inputs, the Hessian " +
+                      std::to_string(input.f.in_features()));
+  if (!b.all_finite(input.weight)) throw numeric_error("quantize: NaN or Inf in the weights");
+  return solve_all(width, b, input, spec, options);
 }
 
+/// `moved` may be null.
 template <class Width, quantize_backend B, class W>
 quantized_stack<B> factor_and_solve(Width width, B& b, matrix_view<W, B::space> weight, hessian<B> const& h,
+                                    std::type_identity_t<drift<B> const*> moved, shift_options const& shift,
                                     quant_spec const& spec, quantize_options const& options,
                                     std::span<std::int32_t const> order) {
+  using element = std::remove_const_t<W>;
   for (precision p : {precision::native, precision::fp64}) {
-    auto result = solve_checked(width, b, weight, factorize(b, h, spec, options, p, order), spec, options);
+    auto const f = factorize(b, h, spec, options, p, order);
+    matrix_of<B, typename B::scalar> target;
+    solve_input<B, element> input{.weight = weight, .f = f, .h = &h, .moved = moved};
+    if constexpr (refining_backend<B>)
+      if (moved && shift.any()) {
+        target = shifted_target(b, weight, f, *moved, shift);
+        input.target = target;
+      }
+    auto result = solve_checked(width, b, input, spec, options);
     double sum = 0;
     for (auto const& x : result.losses) sum += x.damped + x.error;
     if (std::isfinite(sum)) return result;
@@ -183,7 +257,8 @@ template <quantize_backend B, class W>
 quantized_stack<B> quantize_stack(B& b, matrix_view<W, B::space> weight, factor<B> const& f, quant_spec const& spec,
                                   quantize_options const& options = {}) {
   check_spec(spec);
-  return detail::solve_checked(detail::any_spec{}, b, weight, f, spec, options);
+  detail::solve_input<B, std::remove_const_t<W>> const input{.weight = weight, .f = f};
+  return detail::solve_checked(detail::any_spec{}, b, input, spec, options);
 }
 
 /// The whole of it: factor, solve, and once more with an fp64 factor if the result is not finite. `order`, if given,
@@ -192,7 +267,16 @@ template <quantize_backend B, class W>
 quantized_stack<B> quantize_stack(B& b, matrix_view<W, B::space> weight, hessian<B> const& h, quant_spec const& spec,
                                   quantize_options const& options = {}, std::span<std::int32_t const> order = {}) {
   check_spec(spec);
-  return detail::factor_and_solve(detail::any_spec{}, b, weight, h, spec, options, order);
+  return detail::factor_and_solve(detail::any_spec{}, b, weight, h, nullptr, {}, spec, options, order);
+}
+
+/// The same with the inputs of the float model beside those of the quantized one: aims at `shifted_target`.
+template <refining_backend B, class W>
+quantized_stack<B> quantize_stack(B& b, matrix_view<W, B::space> weight, hessian<B> const& h, drift<B> const& moved,
+                                  shift_options const& shift, quant_spec const& spec,
+                                  quantize_options const& options = {}) {
+  check_spec(spec);
+  return detail::factor_and_solve(detail::any_spec{}, b, weight, h, &moved, shift, spec, options, {});
 }
 
 /// One linear layer with a spec that is checked at compile time.
@@ -206,7 +290,7 @@ quantized_linear_of<B> quantize(B& b, Weight const& weight, hessian<B> const& h,
     else
       return weight;
   }();
-  return detail::factor_and_solve(detail::one_spec<Spec>{}, b, view, h, spec, options, {}).linear;
+  return detail::factor_and_solve(detail::one_spec<Spec>{}, b, view, h, nullptr, {}, spec, options, {}).linear;
 }
 
 }  // namespace v0

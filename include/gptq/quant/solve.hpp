@@ -139,26 +139,6 @@ void solve_strip(Width width, B& b, factor<B> const& f, std::vector<std::int32_t
   }
 }
 
-/// Squared outputs of x [in × outputs], weights or errors in processing order: row 0 of sums gets diag(xᵀ·(H+λI)·x),
-/// row 1 the part of it that is damping.
-template <quantize_backend B>
-void add_energy(B& b, factor<B> const& f, view_of<B, typename B::scalar const> x, view_of<B, double> sums) {
-  using scalar = typename B::scalar;
-  using const_view = view_of<B, scalar const>;
-  index_t const in = x.rows;
-  index_t const block = (std::min)(in, (std::max)(index_t(grid_block), index_t(b.outer_block())));
-  auto y_storage = b.template make<scalar>(block, x.cols);
-  for (index_t p = 0; p < in; p += block) {
-    index_t const rows = (std::min)(block, in - p);
-    auto const y = view_of<B, scalar>(y_storage).row_range(0, rows);
-    b.fill(y, scalar(0));
-    b.multiply_add(scalar(1), const_view(f.feedback).block(p, 0, rows, p + rows), x.row_range(0, p + rows), y);
-    b.add_squares(y, const_view(f.pivots).col_range(p, rows), sums.row_range(0, 1));
-  }
-  b.add_squares(x, f.excess, sums.row_range(1, 1));
-}
-
 }  // namespace detail
-
 }  // namespace v0
 }  // namespace gptq

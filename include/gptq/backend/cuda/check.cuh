@@ -16,11 +16,6 @@
 namespace gptq {
 inline namespace v0 {
 
-/// The budget of device memory is used up, or the device is full: smaller pieces may still fit.
-class device_memory_error : public device_error {
-  using device_error::device_error;
-};
-
 namespace detail {
 
 [[noreturn]] inline void fail(char const* call, std::string const& status, char const* file, int line) {

@@ -53,45 +53,89 @@ class blas_lane {
   void* workspace_ = nullptr;
 };
 
-/// A second stream for products that fill the device only together: work forks from the main stream and joins it.
-class side_lane {
+/// A second stream: work forks from the main stream and joins it.
+class side_stream {
  public:
-  side_lane() {
+  side_stream() {
     check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate");
     auto const status = cudaEventCreateWithFlags(&event_, cudaEventDisableTiming);
     if (status != cudaSuccess) cudaStreamDestroy(stream_);
     check(status, "cudaEventCreate");
-    blas_.emplace(stream_, std::size_t(16) << 20);
   }
-  ~side_lane() {
+  ~side_stream() {
     cudaStreamSynchronize(stream_);
-    blas_.reset();
     cudaEventDestroy(event_);
     cudaStreamDestroy(stream_);
   }
-  side_lane(side_lane const&) = delete;
-  side_lane& operator=(side_lane const&) = delete;
-  [[nodiscard]] cudaStream_t stream() const { return stream_; }
-  [[nodiscard]] cudaEvent_t event() const { return event_; }
-  [[nodiscard]] cublasHandle_t blas() const { return blas_->get(); }
+  side_stream(side_stream const&) = delete;
+  side_stream& operator=(side_stream const&) = delete;
+  [[nodiscard]] cudaStream_t get() const { return stream_; }
+
+  /// What comes here now waits for what the main stream holds.
+  void fork(cudaStream_t main) const { follow(main, stream_); }
+  /// What comes to the main stream now waits for what is here.
+  void join(cudaStream_t main) const { follow(stream_, main); }
 
  private:
+  void follow(cudaStream_t first, cudaStream_t then) const {
+    check(cudaEventRecord(event_, first), "cudaEventRecord");
+    check(cudaStreamWaitEvent(then, event_), "cudaStreamWaitEvent");
+  }
   cudaStream_t stream_ = nullptr;
   cudaEvent_t event_ = nullptr;
-  std::optional<blas_lane> blas_;
 };
+
+/// A stream for products that fill the device only together with others.
+struct side_lane {
+  side_stream stream;
+  blas_lane blas{stream.get(), std::size_t(16) << 20};
+};
+
+/// Copies to the device that run beside the work; used by one other thread at a time.
+struct upload_lane {
+  side_stream stream;
+  staging pinned;
+};
+
+/// Makes a device current and says what it is. Throws device_error for one that is not there or too old.
+inline cudaDeviceProp open_device(int device) {
+  int count = 0;
+  auto const status = cudaGetDeviceCount(&count);
+  if (status == cudaErrorInsufficientDriver) {
+    cudaGetLastError();
+    int driver = 0;
+    int runtime = 0;
+    cudaDriverGetVersion(&driver);
+    cudaRuntimeGetVersion(&runtime);
+    auto const dotted = [](int v) { return std::to_string(v / 1000) + "." + std::to_string(v % 1000 / 10); };
+    throw device_error(driver == 0 ? "no CUDA driver is installed"
+                                   : "the CUDA driver supports version " + dotted(driver) +
+                                         ", this program was built with " + dotted(runtime));
+  }
+  if (status == cudaErrorNoDevice || (status == cudaSuccess && count == 0)) throw device_error("no CUDA device");
+  check(status, "cudaGetDeviceCount");
+  if (device < 0 || device >= count)
+    throw device_error("there is no CUDA device " + std::to_string(device) + ": " + std::to_string(count) + " found");
+  check(cudaSetDevice(device), "cudaSetDevice");
+  cudaDeviceProp properties{};
+  check(cudaGetDeviceProperties(&properties, device), "cudaGetDeviceProperties");
+  if (properties.major < 8)
+    throw device_error(std::string(properties.name) + " has compute capability " + std::to_string(properties.major) +
+                       "." + std::to_string(properties.minor) + ", 8.0 or later is needed");
+  return properties;
+}
 
 class cuda_context {
  public:
   explicit cuda_context(cuda_options const& options)
-      : options_(open(options)),
+      : properties_(open_device(options.device)),
+        options_(options),
         arena_(std::make_shared<device_arena>(options.memory_budget)),
         blas_(arena_->stream(), std::size_t(64) << 20) {
     try {
       check(cusolverDnCreate(&solver_), "cusolverDnCreate");
       check(cusolverDnSetStream(solver_, arena_->stream()), "cusolverDnSetStream");
       check(cusolverDnCreateParams(&solver_params_), "cusolverDnCreateParams");
-      check(cudaEventCreateWithFlags(&forked_, cudaEventDisableTiming), "cudaEventCreate");
       check(cudaHostAlloc(&flags_, 64 * sizeof(int), cudaHostAllocMapped), "cudaHostAlloc");
       check(cudaHostGetDevicePointer(&device_flags_, flags_, 0), "cudaHostGetDevicePointer");
     } catch (...) {
@@ -129,53 +173,27 @@ class cuda_context {
     lanes = lanes < n ? lanes : n;
     for (int i = 0; i + 1 < lanes; ++i)
       if (!sides_[std::size_t(i)]) sides_[std::size_t(i)] = std::make_unique<side_lane>();
-    if (lanes > 1) {
-      check(cudaEventRecord(forked_, stream()), "cudaEventRecord");
-      for (int i = 0; i + 1 < lanes; ++i)
-        check(cudaStreamWaitEvent(sides_[std::size_t(i)]->stream(), forked_), "cudaStreamWaitEvent");
-    }
-    for (int i = 0; i < n; ++i) f(i % lanes == 0 ? blas() : sides_[std::size_t(i % lanes - 1)]->blas(), i);
-    for (int i = 0; i + 1 < lanes; ++i) {
-      auto const& side = *sides_[std::size_t(i)];
-      check(cudaEventRecord(side.event(), side.stream()), "cudaEventRecord");
-      check(cudaStreamWaitEvent(stream(), side.event()), "cudaStreamWaitEvent");
-    }
+    for (int i = 0; i + 1 < lanes; ++i) sides_[std::size_t(i)]->stream.fork(stream());
+    for (int i = 0; i < n; ++i) f(i % lanes == 0 ? blas() : sides_[std::size_t(i % lanes - 1)]->blas.get(), i);
+    for (int i = 0; i + 1 < lanes; ++i) sides_[std::size_t(i)]->stream.join(stream());
+  }
+
+  /// Made when first asked for.
+  [[nodiscard]] upload_lane& uploads() {
+    if (!uploads_) uploads_ = std::make_unique<upload_lane>();
+    return *uploads_;
+  }
+  [[nodiscard]] side_stream& fetches() {
+    if (!fetches_) fetches_ = std::make_unique<side_stream>();
+    return *fetches_;
   }
   static constexpr int most_lanes = 4;
 
  private:
-  cuda_options open(cuda_options options) {
-    int count = 0;
-    auto const status = cudaGetDeviceCount(&count);
-    if (status == cudaErrorInsufficientDriver) {
-      int driver = 0;
-      int runtime = 0;
-      cudaDriverGetVersion(&driver);
-      cudaRuntimeGetVersion(&runtime);
-      auto const dotted = [](int v) { return std::to_string(v / 1000) + "." + std::to_string(v % 1000 / 10); };
-      throw device_error(driver == 0 ? "no CUDA driver is installed"
-                                     : "the CUDA driver supports version " + dotted(driver) +
-                                           ", this program was built with " + dotted(runtime));
-    }
-    if (status == cudaErrorNoDevice || (status == cudaSuccess && count == 0)) throw device_error("no CUDA device");
-    check(status, "cudaGetDeviceCount");
-    if (options.device < 0 || options.device >= count)
-      throw device_error("there is no CUDA device " + std::to_string(options.device) + ": " + std::to_string(count) +
-                         " found");
-    check(cudaSetDevice(options.device), "cudaSetDevice");
-    check(cudaGetDeviceProperties(&properties_, options.device), "cudaGetDeviceProperties");
-    if (properties_.major < 8)
-      throw device_error(std::string(properties_.name) + " has compute capability " +
-                         std::to_string(properties_.major) + "." + std::to_string(properties_.minor) +
-                         ", 8.0 or later is needed");
-    return options;
-  }
-
   void release() {
     cudaStreamSynchronize(stream());
     if (solver_params_) cusolverDnDestroyParams(solver_params_);
     if (solver_) cusolverDnDestroy(solver_);
-    if (forked_) cudaEventDestroy(forked_);
     if (flags_) cudaFreeHost(flags_);
   }
 
@@ -186,10 +204,11 @@ class cuda_context {
   cusolverDnHandle_t solver_ = nullptr;
   cusolverDnParams_t solver_params_ = nullptr;
   staging staging_;
-  cudaEvent_t forked_ = nullptr;
   void* flags_ = nullptr;
   void* device_flags_ = nullptr;
   std::array<std::unique_ptr<side_lane>, most_lanes - 1> sides_;
+  std::unique_ptr<upload_lane> uploads_;
+  std::unique_ptr<side_stream> fetches_;
 };
 
 }  // namespace detail

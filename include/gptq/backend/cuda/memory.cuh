@@ -2,6 +2,7 @@
 #pragma once
 
 #include <gptq/backend/cuda/check.cuh>
+#include <gptq/backend/cuda/offset_pool.hpp>
 #include <gptq/core/matrix.hpp>
 
 #include <algorithm>
@@ -16,8 +17,9 @@ inline namespace v0 {
 template <class T>
 using device_view = matrix_view<T, memory_space::device>;
 
-/// A pool of device memory and the stream in whose order it is handed out and taken back: what is released is reused by
-/// later work without waiting for earlier work. It grows while warming up and keeps what it has, up to its budget.
+/// Device memory and the stream in whose order it is handed out and taken back: what is released is reused by later work
+/// without waiting for earlier work. With a budget, that much is taken at once and cut into pieces here, so that no more
+/// is ever used; without one, a pool of the driver grows while warming up and keeps what it has.
 class device_arena {
  public:
   /// Takes the device that is current. A budget of 0 is what is free now.
@@ -30,22 +32,21 @@ class device_arena {
     std::size_t free = 0;
     std::size_t total = 0;
     detail::check(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
-    budget_ = budget ? (std::min)(budget, free) : free;
-    cudaMemPoolProps properties{};
-    properties.allocType = cudaMemAllocationTypePinned;
-    properties.handleTypes = cudaMemHandleTypeNone;
-    properties.location.type = cudaMemLocationTypeDevice;
-    properties.location.id = device;
+    if (budget > free)
+      throw device_memory_error("device memory: " + mib(budget) + " were asked for, " + mib(free) + " are free");
+    budget_ = budget ? budget : free;
     detail::check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate");
-    auto const status = cudaMemPoolCreate(&pool_, &properties);
-    if (status != cudaSuccess) cudaStreamDestroy(stream_);
-    detail::check(status, "cudaMemPoolCreate");
-    std::uint64_t keep = budget_;
-    cudaMemPoolSetAttribute(pool_, cudaMemPoolAttrReleaseThreshold, &keep);
+    try {
+      budget ? take_all() : make_pool(device);
+    } catch (...) {
+      cudaStreamDestroy(stream_);
+      throw;
+    }
   }
   ~device_arena() {
     cudaStreamSynchronize(stream_);
-    cudaMemPoolDestroy(pool_);
+    if (pool_) cudaMemPoolDestroy(pool_);
+    cudaFree(slab_);
     cudaStreamDestroy(stream_);
   }
   device_arena(device_arena const&) = delete;
@@ -53,6 +54,60 @@ class device_arena {
 
   void* allocate(std::size_t bytes) {
     if (bytes > budget_ - (std::min)(used_, budget_)) refuse(bytes);
+    void* const p = slab_ ? cut(bytes) : draw(bytes);
+    used_ += bytes;
+    peak_ = (std::max)(peak_, used_);
+    return p;
+  }
+  void release(void* p, std::size_t bytes) noexcept {
+    if (slab_)
+      offsets_.give(std::size_t(static_cast<std::byte*>(p) - slab_), bytes);
+    else
+      cudaFreeAsync(p, stream_);
+    used_ -= bytes;
+  }
+
+  [[nodiscard]] cudaStream_t stream() const { return stream_; }
+  [[nodiscard]] std::size_t budget() const { return budget_; }
+  [[nodiscard]] std::size_t used() const { return used_; }
+  [[nodiscard]] std::size_t peak() const { return peak_; }  ///< the most that was in use at once, in bytes
+
+  /// What was taken of the whole device at most: these matrices, contexts, libraries, and other programs as they are now.
+  [[nodiscard]] std::size_t device_peak() const {
+    std::size_t free = 0;
+    std::size_t total = 0;
+    detail::check(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
+    if (!pool_) return total - free;
+    std::uint64_t now = 0;
+    std::uint64_t high = 0;
+    detail::check(cudaMemPoolGetAttribute(pool_, cudaMemPoolAttrReservedMemCurrent, &now), "cudaMemPoolGetAttribute");
+    detail::check(cudaMemPoolGetAttribute(pool_, cudaMemPoolAttrReservedMemHigh, &high), "cudaMemPoolGetAttribute");
+    return total - free + std::size_t((std::max)(high, now) - now);
+  }
+
+ private:
+  void take_all() {
+    void* all = nullptr;
+    detail::check(cudaMalloc(&all, budget_), "cudaMalloc");
+    slab_ = static_cast<std::byte*>(all);
+    offsets_ = detail::offset_pool(budget_);
+  }
+  void make_pool(int device) {
+    cudaMemPoolProps properties{};
+    properties.allocType = cudaMemAllocationTypePinned;
+    properties.handleTypes = cudaMemHandleTypeNone;
+    properties.location.type = cudaMemLocationTypeDevice;
+    properties.location.id = device;
+    detail::check(cudaMemPoolCreate(&pool_, &properties), "cudaMemPoolCreate");
+    std::uint64_t keep = budget_;
+    cudaMemPoolSetAttribute(pool_, cudaMemPoolAttrReleaseThreshold, &keep);
+  }
+
+  void* cut(std::size_t bytes) {
+    if (auto const offset = offsets_.take(bytes)) return slab_ + *offset;
+    refuse(bytes);
+  }
+  void* draw(std::size_t bytes) {
     void* p = nullptr;
     auto status = cudaMallocFromPoolAsync(&p, bytes, pool_, stream_);
     if (status == cudaErrorMemoryAllocation) {  // give back what lies idle in pieces that do not fit
@@ -66,29 +121,20 @@ class device_arena {
       }
     }
     detail::check(status, "cudaMallocFromPoolAsync");
-    used_ += bytes;
-    peak_ = (std::max)(peak_, used_);
     return p;
   }
-  void release(void* p, std::size_t bytes) noexcept {
-    cudaFreeAsync(p, stream_);
-    used_ -= bytes;
-  }
 
-  [[nodiscard]] cudaStream_t stream() const { return stream_; }
-  [[nodiscard]] std::size_t budget() const { return budget_; }
-  [[nodiscard]] std::size_t used() const { return used_; }
-  [[nodiscard]] std::size_t peak() const { return peak_; }  ///< the most that was in use at once, in bytes
-
- private:
+  static std::string mib(std::size_t x) { return std::to_string((x + (1u << 20) - 1) >> 20) + " MiB"; }
   [[noreturn]] void refuse(std::size_t bytes) const {
-    auto const mib = [](std::size_t x) { return std::to_string((x + (1u << 20) - 1) >> 20) + " MiB"; };
     throw device_memory_error("device memory: " + mib(bytes) + " more were asked for, " + mib(used_) + " of " +
-                              mib(budget_) + " are in use");
+                              mib(budget_) + " are in use" +
+                              (slab_ ? ", the largest piece free has " + mib(offsets_.largest_hole()) : ""));
   }
 
   cudaStream_t stream_ = nullptr;
   cudaMemPool_t pool_ = nullptr;
+  std::byte* slab_ = nullptr;
+  detail::offset_pool offsets_;
   std::size_t budget_ = 0;
   std::size_t used_ = 0;
   std::size_t peak_ = 0;

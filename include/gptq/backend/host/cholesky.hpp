@@ -88,17 +88,22 @@ inline bool cholesky_fp64(matrix_view<float> a) {
   return true;
 }
 
+/// A square piece of a matrix, its rows one element apart from a multiple of cache lines.
+inline constexpr index_t mirror_edge = 64;
+template <class S>
+using mirror_tile = S[std::size_t(mirror_edge)][std::size_t(mirror_edge) + 1];
+
 /// out(p, r) = scale·gram at (order(n−1−p), order(n−1−r)) below the diagonal, `diagonal` reversed on it. By tiles with a
 /// buffer of their own: whichever way a tile is read, down a column every element has a cache line to itself.
 template <class S>
 void gather_reversed(matrix_view<S const> gram, matrix_view<std::int32_t const> order, double scale,
                      matrix_view<S const> diagonal, matrix_view<S> out) {
-  constexpr index_t edge = 64;
+  constexpr index_t edge = mirror_edge;
   index_t const n = gram.rows;
   for_each_lower_tile((n + edge - 1) / edge, [&](index_t ti, index_t tj) {
     index_t const p0 = ti * edge, np = (std::min)(edge, n - p0);
     index_t const r0 = tj * edge, nr = (std::min)(edge, n - r0);
-    S tile[edge][edge + 1];
+    mirror_tile<S> tile;
     for (index_t r = 0; r < nr; ++r) {
       index_t const col = order(0, n - 1 - r0 - r);
       for (index_t p = 0; p < np; ++p) {
@@ -120,7 +125,7 @@ void gather_reversed(matrix_view<S const> gram, matrix_view<std::int32_t const> 
 /// in place: tile by tile, each swapped with its mirror image through buffers.
 template <class S>
 void feedback_from_cholesky(matrix_view<S> a, matrix_view<S> pivots) {
-  constexpr index_t edge = 64;
+  constexpr index_t edge = mirror_edge;
   index_t const n = a.rows;
   for (index_t j = 0; j < n; ++j) pivots(0, j) = a(n - 1 - j, n - 1 - j);
   for_each_lower_tile((n + edge - 1) / edge, [&](index_t ti, index_t tj) {
@@ -129,7 +134,7 @@ void feedback_from_cholesky(matrix_view<S> a, matrix_view<S> pivots) {
     auto const rows = [&](index_t c) {  // of this tile, below the diagonal, as far as the anti-diagonal
       return std::pair((std::max)(r0, c + 1), (std::min)({n, r0 + edge, n - c}));
     };
-    S here[edge][edge + 1], mirror[edge][edge + 1];
+    mirror_tile<S> here, mirror;
     for (index_t c = c0; c < c0 + nc; ++c) {
       S const* const from = a.row(n - 1 - c);
       auto const [begin, end] = rows(c);

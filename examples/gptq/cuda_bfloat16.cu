@@ -1,0 +1,10 @@
+#include "cuda_run.cuh"
+
+namespace app {
+
+template gptq::pipeline_report quantize_on_cuda<gptq::bfloat16>(std::size_t, std::filesystem::path const&,
+                                                                std::filesystem::path const&,
+                                                                std::vector<std::vector<std::int32_t>> const&,
+                                                                gptq::pipeline_options, device_usage&);
+
+}  // namespace app

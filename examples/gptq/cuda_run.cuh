@@ -1,0 +1,61 @@
+/// The device's side of device.hpp; included by the .cu files, one for each type.
+#pragma once
+
+#include "cuda_kernels.cuh"
+#include "device.hpp"
+
+#include <gptq/backend/cuda/forward.cuh>
+#include <gptq/model/pipeline.hpp>
+#include <gptq/model/stream_plan.hpp>
+
+APP_COLUMN_PASS(extern, 2)
+APP_COLUMN_PASS(extern, 3)
+APP_COLUMN_PASS(extern, 4)
+APP_COLUMN_PASS(extern, 8)
+
+namespace app {
+namespace cuda {
+
+template <class T>
+constexpr char const* type_name = "float32";
+template <>
+inline constexpr char const* type_name<gptq::float16> = "float16";
+template <>
+inline constexpr char const* type_name<gptq::bfloat16> = "bfloat16";
+
+/// A backend that with context and libraries stays below `memory`, if that is given.
+template <class T>
+gptq::basic_cuda_model_backend<T> open_backend(std::size_t memory) {
+  constexpr std::size_t overhead = gptq::cuda_overhead_bytes;
+  if (memory > 0 && memory < 2 * overhead)
+    throw gptq::device_memory_error("--device-memory: at least 2GiB are needed, of which half is the CUDA context's");
+  return gptq::basic_cuda_model_backend<T>({.memory_budget = memory > 0 ? memory - overhead : 0});
+}
+
+template <class T>
+void describe(gptq::basic_cuda_model_backend<T>& backend, std::size_t memory, device_usage& usage) {
+  usage.name = backend.device_name();
+  usage.activations = type_name<T>;
+  usage.memory_limit = memory;
+  usage.peak_memory = backend.device_peak_memory();
+  usage.peak_matrices = backend.peak_memory();
+}
+
+}  // namespace cuda
+
+template <class T>
+gptq::pipeline_report quantize_on_cuda(std::size_t memory, std::filesystem::path const& model,
+                                       std::filesystem::path const& output,
+                                       std::vector<std::vector<std::int32_t>> const& samples,
+                                       gptq::pipeline_options options, device_usage& usage) {
+  auto backend = cuda::open_backend<T>(memory);
+  options.stream = gptq::plan_stream(gptq::read_model_config(model), samples, sizeof(T), backend.memory_budget(),
+                                     options.shift.any() ? 2 : 1);
+  auto report = gptq::quantize_model(backend, model, output, samples, options);
+  cuda::describe(backend, memory, usage);
+  usage.chunk_tokens = report.chunk_tokens;
+  usage.states_on_host = options.stream.states_on_host;
+  return report;
+}
+
+}  // namespace app

@@ -1,0 +1,100 @@
+/// How a token stream fits into a given amount of memory.
+#pragma once
+
+#include <gptq/core/error.hpp>
+#include <gptq/model/stream.hpp>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace gptq {
+inline namespace v0 {
+
+/// What a run holds beside its chunks, in bytes; estimates, on the large side.
+struct stream_needs {
+  double states = 0;     ///< of all tokens, and attention's results
+  double product = 0;    ///< inputs of the last stage, all tokens
+  double weights = 0;    ///< of one block
+  double solve = 0;      ///< Hessian, factor and working matrices of the largest stage
+  double per_token = 0;  ///< of a chunk
+  double attention = 0;  ///< scores in work
+};
+
+/// `streams`: 2 where the float model runs beside the quantized one.
+inline stream_needs stream_memory(model_config const& c, index_t tokens, std::size_t element, int streams = 1) {
+  auto const wide = static_cast<double>(element);
+  auto const n = static_cast<double>(tokens);
+  auto const size = [](index_t x) { return static_cast<double>(x); };
+  stream_needs needs;
+  needs.states = wide * n * (size(c.hidden) + size(c.stage_inputs(context_stage)));
+  needs.product = wide * n * size(c.mlp);
+  for (int s = 0; s < stage_count; ++s) {
+    double const in = size(c.stage_inputs(s));
+    double const out = size(c.stage_outputs(s));
+    needs.weights += wide * in * out;
+    // Two matrices of in², and for each weight: itself twice in fp32, its code twice, half a word of products' halves.
+    needs.solve = (std::max)(needs.solve, 2 * 4 * in * in + 12 * in * out + 24 * 512 * (in + out));
+  }
+  double const projections = (std::max)(size(c.stage_outputs(attention_stage)), size(c.stage_outputs(gate_up_stage)));
+  double const outputs = (std::max)(size(c.stage_inputs(context_stage)), size(c.mlp));
+  needs.per_token = wide * (size(c.hidden) + projections + outputs);
+  needs.attention = 384.0 * (1 << 20);
+  if (streams > 1) {  // the same once more, and what tells one from the other
+    double widest = 0;
+    for (int s = 0; s < stage_count; ++s) widest = (std::max)(widest, size(c.stage_inputs(s)));
+    needs.states *= 2;
+    needs.product *= 2;
+    needs.weights *= 1.5;
+    needs.per_token *= 2;
+    needs.solve += 3 * 4 * widest * widest;
+  }
+  return needs;
+}
+
+/// Options for `tokens` calibration tokens, of which the longest sample has `longest`, in `budget` bytes for matrices of
+/// elements of that size: states go to host memory only if they leave no room to work, chunks are as large as they can
+/// be up to `most`. A stream that turns out not to fit can still reduce().
+inline stream_options plan_stream(model_config const& c, index_t tokens, index_t longest, std::size_t element,
+                                  std::size_t budget, int streams = 1, index_t most = 16384) {
+  stream_needs const needs = stream_memory(c, tokens, element, streams);
+  auto const all = static_cast<double>(budget);
+  index_t const least = (std::min)(tokens, (std::max)(longest, index_t(2048)));
+  auto const chunk = [&](double taken, double per_token) {
+    double const left = (std::max)(all - taken, 0.0);
+    return static_cast<index_t>((std::min)(left / per_token, static_cast<double>(most)));
+  };
+  // Attention's scores and a solve are not in memory together.
+  double const work = 2 * needs.weights + (std::max)(needs.solve, needs.attention);
+  stream_options options;
+  options.keep_bytes = 0;
+  options.chunk_tokens = chunk(needs.states + work, needs.per_token);
+  if (options.chunk_tokens < least) {
+    // Two slots for the states of a chunk, and two for attention's results.
+    double const slots = 2 * needs.states / static_cast<double>((std::max)(tokens, index_t(1)));
+    options.states_on_host = true;
+    options.chunk_tokens = (std::max)(least, chunk(work, needs.per_token + slots));
+    return options;
+  }
+  double const scratch = needs.per_token * static_cast<double>(options.chunk_tokens);
+  if (needs.states + work + scratch + needs.product <= all)
+    options.keep_bytes = static_cast<std::size_t>(needs.product / streams) + 1;
+  return options;
+}
+
+/// The same for the samples themselves.
+inline stream_options plan_stream(model_config const& c, std::vector<std::vector<std::int32_t>> const& samples,
+                                  std::size_t element, std::size_t budget, int streams = 1) {
+  std::size_t tokens = 0;
+  std::size_t longest = 0;
+  for (auto const& s : samples) {
+    tokens += s.size();
+    longest = (std::max)(longest, s.size());
+  }
+  return plan_stream(c, static_cast<index_t>(tokens), static_cast<index_t>(longest), element, budget, streams);
+}
+
+}  // namespace v0
+}  // namespace gptq

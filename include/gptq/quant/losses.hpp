@@ -1,0 +1,128 @@
+/// What a finished solve lost, output by output.
+#pragma once
+
+#include <gptq/core/quantized_linear.hpp>
+#include <gptq/quant/solve.hpp>
+#include <gptq/quant/target.hpp>
+
+#include <cstdint>
+#include <vector>
+
+namespace gptq {
+inline namespace v0 {
+
+/// Squared outputs and output errors of one output over the calibration tokens, as tr(·) terms with the undamped
+/// Hessian unless said otherwise: sums of them over outputs are the layer's losses.
+struct output_loss {
+  double damped = 0;        ///< of the pass against its target, with the damped Hessian
+  double pass = 0;          ///< of the pass against its target
+  double refined = 0;       ///< of the codes against the target, after refinement
+  double error = 0;         ///< of the codes against the weights
+  double energy = 0;        ///< of the weights themselves
+  double rtn = 0;           ///< of rounding to nearest
+  double float_error = 0;   ///< of the outputs against those of the float model
+  double float_energy = 0;  ///< of the float model's outputs
+};
+
+namespace detail {
+
+/// Sums per output, each a [2 × outputs] pair of a damped sum and the part of it that is damping.
+template <class B>
+struct loss_sums {
+  loss_sums(B& b, index_t outputs) : all(b.template make<double>(10, outputs)) { b.fill(view_of<B, double>(all), 0.0); }
+  view_of<B, double> part(int pair, index_t first, index_t count) {
+    return view_of<B, double>(all).block(2 * pair, first, 2, count);
+  }
+  static constexpr int pass = 0, energy = 1, rtn = 2, error = 3, refined = 4;
+  matrix_of<B, double> all;
+};
+
+/// Squared outputs of x [in × outputs], weights or errors in processing order: row 0 of sums gets diag(xᵀ·(H+λI)·x),
+/// row 1 the part of it that is damping.
+template <quantize_backend B>
+void add_energy(B& b, factor<B> const& f, view_of<B, typename B::scalar const> x, view_of<B, double> sums) {
+  using scalar = typename B::scalar;
+  using const_view = view_of<B, scalar const>;
+  index_t const in = x.rows;
+  index_t const block = (std::min)(in, (std::max)(index_t(grid_block), index_t(b.outer_block())));
+  auto y_storage = b.template make<scalar>(block, x.cols);
+  for (index_t p = 0; p < in; p += block) {
+    index_t const rows = (std::min)(block, in - p);
+    auto const y = view_of<B, scalar>(y_storage).row_range(0, rows);
+    b.fill(y, scalar(0));
+    b.multiply_add(scalar(1), const_view(f.feedback).block(p, 0, rows, p + rows), x.row_range(0, p + rows), y);
+    b.add_squares(y, const_view(f.pivots).col_range(p, rows), sums.row_range(0, 1));
+  }
+  b.add_squares(x, f.excess, sums.row_range(1, 1));
+}
+
+/// ‖W·x_f − Q·x‖² and ‖W·x_f‖² of every output. With x_f = x + m and E = W − Q, the first is
+/// tr(W·S·Wᵀ) + 2·tr(W·D·Eᵀ) + tr(E·H·Eᵀ), S = c·Σ m·mᵀ; the second the same with W for E.
+template <refining_backend B>
+class float_losses {
+  using scalar = typename B::scalar;
+  using const_view = view_of<B, scalar const>;
+
+ public:
+  float_losses(B& b, factor<B> const& f, drift<B> const& d, index_t outputs)
+      : b_(b), drift_(d), scale_(f.scale), sums_(b.template make<double>(3, outputs)) {
+    index_t const in = f.in_features();
+    auto const diagonal = b.diagonal(d.spread());
+    matrix<scalar> scaled(1, in), ones(1, in);
+    for (index_t i = 0; i < in; ++i) {
+      scaled(0, i) = static_cast<scalar>(f.scale * diagonal[static_cast<std::size_t>(i)]);
+      ones(0, i) = scalar(1);
+    }
+    identity_ = upload_row(b, counting(in));
+    live_ = upload_row(b, std::vector<std::uint8_t>(static_cast<std::size_t>(in), 1));
+    ones_ = upload_row(b, std::vector<scalar>(static_cast<std::size_t>(in), scalar(1)));
+    spread_ = b.template make<scalar>(in, in);
+    b.gather_symmetric(d.spread(), identity_, f.scale, scaled.view(), ones.view(), spread_);
+    b.fill(view_of<B, double>(sums_), 0.0);
+  }
+
+  /// For a strip of weights [count × in]; codes, zeros, scales and groups are those of the strip, in stored order.
+  template <class W>
+  void add(view_of<B, W const> weight, index_t first, view_of<B, std::uint8_t const> codes,
+           view_of<B, std::uint8_t const> zeros, const_view scales, view_of<B, std::int32_t const> groups) {
+    index_t const in = codes.rows, n = codes.cols;
+    auto w_storage = b_.template make<scalar>(in, n);
+    auto product_storage = b_.template make<scalar>(in, n);
+    view_of<B, scalar> const w = w_storage, product = product_storage;
+    auto const sum = [&](index_t row) { return view_of<B, double>(sums_).block(row, first, 1, n); };
+    b_.gather_weights(weight, identity_, live_, w);
+    b_.fill(product, scalar(0));
+    b_.multiply_add(scalar(1), spread_, w, product);
+    b_.add_products(w, product, ones_, sum(0));
+    b_.fill(product, scalar(0));
+    b_.multiply_add(static_cast<scalar>(scale_), drift_.cross(), w, product);
+    b_.add_products(w, product, ones_, sum(1));
+    b_.add_levels(scalar(-1), codes, zeros, scales, groups, identity_, w);
+    b_.add_products(w, product, ones_, sum(2));
+  }
+
+  /// Completes losses that know energy and error.
+  void finish(std::vector<output_loss>& losses) const {
+    matrix<double> host(3, static_cast<index_t>(losses.size()));
+    b_.download(view_of<B, double const>(sums_), host.view());
+    for (std::size_t n = 0; n < losses.size(); ++n) {
+      auto const i = static_cast<index_t>(n);
+      losses[n].float_energy = host(0, i) + 2 * host(1, i) + losses[n].energy;
+      losses[n].float_error = host(0, i) + 2 * host(2, i) + losses[n].error;
+    }
+  }
+
+ private:
+  B& b_;
+  drift<B> const& drift_;
+  double scale_;
+  matrix_of<B, double> sums_;
+  matrix_of<B, std::int32_t> identity_;
+  matrix_of<B, std::uint8_t> live_;
+  matrix_of<B, scalar> ones_;
+  matrix_of<B, scalar> spread_;
+};
+
+}  // namespace detail
+}  // namespace v0
+}  // namespace gptq
