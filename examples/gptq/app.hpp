@@ -29,6 +29,7 @@ using action = std::function<int()>;
 void add_quantize(CLI::App& root, action& run);
 void add_perplexity(CLI::App& root, action& run);
 void add_inspect(CLI::App& root, action& run);
+void add_repack(CLI::App& root, action& run);
 void add_tokenize(CLI::App& root, action& run);
 
 }  // namespace app

@@ -1,6 +1,7 @@
 /// gptq inspect: what is in a model folder, layer by layer, and whether it is well-formed.
 #include "app.hpp"
 #include "console.hpp"
+#include "engine_options.hpp"
 
 #include <gptq/checkpoint/inspect.hpp>
 #include <gptq/checkpoint/json.hpp>
@@ -12,12 +13,14 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
 namespace app {
 namespace {
 
 struct inspect_arguments {
   std::string model;
+  engine_arguments engines;
   bool json = false;
 };
 
@@ -31,20 +34,46 @@ void check_model(gptq::inspection& found) {
   }
 }
 
+std::vector<gptq::engine_finding> of_engine(std::vector<gptq::engine_finding> findings, gptq::engine e) {
+  std::erase_if(findings, [&](auto const& f) { return f.by != e; });
+  return findings;
+}
+
 int inspect(inspect_arguments const& a) {
-  gptq::inspection found = gptq::inspect(std::filesystem::path(a.model));
+  gptq::checkpoint_reader const reader(a.model);
+  gptq::inspection found = gptq::inspect(reader);
   check_model(found);
-  fmt::print("{}", a.json ? gptq::to_text(gptq::to_json(found)) : gptq::to_text(found));
-  return found.problems.empty() ? success : failure;
+  std::vector<gptq::engine_finding> findings;
+  if (!a.engines.names.empty()) {
+    if (!found.quantization) throw gptq::format_error(a.model + ": --engine: the folder is not quantized");
+    findings = check_engines(a.engines, served(reader, found));
+  }
+  if (a.json) {
+    gptq::json document = gptq::to_json(found);
+    if (!a.engines.names.empty()) {
+      document["engines"] = gptq::json::array();
+      for (auto const& f : findings) document["engines"].push_back(to_json(f));
+    }
+    fmt::print("{}", gptq::to_text(document));
+  } else {
+    fmt::print("{}", gptq::to_text(found));
+    for (auto const& line : gptq::summary_of(findings)) fmt::print("{}\n", line);
+    for (auto const& name : a.engines.names) {
+      bool const rejects = gptq::rejected(of_engine(findings, *gptq::find_engine(name)));
+      fmt::print("{}: {}\n", name, rejects ? "will not do" : found.problems.empty() ? "takes it" : "see the problems");
+    }
+  }
+  return found.problems.empty() && !gptq::rejected(findings) ? success : failure;
 }
 
 }  // namespace
 
 void add_inspect(CLI::App& root, action& run) {
   auto const a = std::make_shared<inspect_arguments>();
-  CLI::App* const command =
-      root.add_subcommand("inspect", "What is in a model folder; exits with 1 if it is not well-formed");
+  CLI::App* const command = root.add_subcommand(
+      "inspect", "What is in a model folder; exits with 1 if it is not well-formed, or an engine refuses it");
   command->add_option("model", a->model, "Model folder, float or quantized")->required()->type_name("");
+  add_engine_options(*command, a->engines);
   command->add_flag("--json", a->json, "Print one JSON object");
   command->callback([a, &run] { run = [a] { return inspect(*a); }; });
 }

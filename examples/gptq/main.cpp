@@ -36,6 +36,7 @@ int run(int argc, char** argv) {
   app::add_quantize(root, action);
   app::add_perplexity(root, action);
   app::add_inspect(root, action);
+  app::add_repack(root, action);
   app::add_tokenize(root, action);
   try {
     root.parse(argc, argv);

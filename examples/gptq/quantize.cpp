@@ -11,12 +11,15 @@
 #include <gptq/model/config.hpp>
 #include <gptq/model/host.hpp>
 #include <gptq/model/pipeline.hpp>
+#include <gptq/model/served_plan.hpp>
 
 #include <CLI/CLI.hpp>
 
 #include <memory>
 #include <optional>
+#include <string>
 #include <utility>
+#include <vector>
 
 namespace app {
 namespace {
@@ -26,7 +29,7 @@ namespace {
 /// The model in its own type, which is that of its first linear layer.
 gptq::pipeline_report run_on_cuda(quantize_arguments const& a, gptq::pipeline_options const& options,
                                   gptq::calibration_set const& calibration, device_usage& usage) {
-  gptq::model_weights const weights(a.model);
+  gptq::model_weights const weights = gptq::open_source(a.model, options);
   gptq::tensor_view const* const first = weights.stored(weights.names().linears(0, gptq::attention_stage).front());
   gptq::dtype const type = first ? first->type : gptq::dtype::f32;
   auto const run = type == gptq::dtype::bf16  ? quantize_on_cuda<gptq::bfloat16>
@@ -37,15 +40,17 @@ gptq::pipeline_report run_on_cuda(quantize_arguments const& a, gptq::pipeline_op
 
 #endif
 
-/// quantize_model with a progress display, memory watched, and signals heard between two batches.
+/// quantize_model with a progress display, memory watched, and signals heard between two batches. The warnings come
+/// once nothing more can be refused.
 gptq::pipeline_report run_pipeline(quantize_arguments const& a, gptq::pipeline_options options,
                                    gptq::calibration_set const& calibration, memory_watch& memory,
-                                   std::optional<device_usage>& usage) {
+                                   std::vector<std::string> warnings, std::optional<device_usage>& usage) {
   interrupt_guard const guard;
   quantize_progress progress;
   options.progress = [&](gptq::pipeline_progress const& p) {
     guard.check();
     memory.sample();
+    for (auto const& w : std::exchange(warnings, {})) warn(w);
     progress(p);
   };
   auto report = [&] {
@@ -58,6 +63,25 @@ gptq::pipeline_report run_pipeline(quantize_arguments const& a, gptq::pipeline_o
   }();
   memory.sample();
   return report;
+}
+
+/// Refuses what an engine that was asked for would refuse or get wrong. Returns what deserves a warning.
+std::vector<std::string> judge_engines(quantize_arguments const& a, gptq::pipeline_options const& options) {
+  gptq::served_model const model = served(gptq::open_source(a.model, options), options);
+  if (a.engines.names.empty()) {
+    std::string const rejecting = rejecting_engines(model);
+    if (a.preset == "parity") return {};
+    return {"no --engine given, so nothing is checked for where the result will be served" +
+            (rejecting.empty() ? std::string() : "; it will not do for " + rejecting)};
+  }
+  auto findings = check_engines(a.engines, model);
+  if (gptq::rejected(findings)) {
+    std::erase_if(findings, [](auto const& f) { return f.result == gptq::verdict::degraded; });
+    std::string text;
+    for (auto const& line : gptq::summary_of(findings)) text += (text.empty() ? "--engine " : " | ") + line;
+    throw gptq::error(text);
+  }
+  return gptq::summary_of(findings);
 }
 
 /// The layers that fell back, one a line, and what it means for the exit code.
@@ -80,18 +104,17 @@ int quantize(quantize_arguments const& a) {
   use(a.compute);
 
   gptq::model_config const config = gptq::read_model_config(a.model);
+  std::vector<std::string> warnings = judge_engines(a, options);
   gptq::calibration_set const calibration = read_calibration(a.calibration, a.model, config.vocabulary);
-  std::vector<std::string> warnings = calibration_warnings(a.calibration, calibration, config.max_positions);
-  for (auto const& w : warnings) warn(w);
+  if (a.calibration.show_sample) fmt::print("first sample:\n{}\n", first_sample(calibration, a.model));
+  for (auto& w : calibration_warnings(a.calibration, calibration, config.max_positions))
+    warnings.push_back(std::move(w));
 
   memory_watch memory;
   std::optional<device_usage> usage;
-  quantize_run run{a,
-                   options,
-                   calibration,
-                   *config.family,
-                   run_pipeline(a, options, calibration, memory, usage),
-                   std::move(warnings)};
+  gptq::family_rule const& family = options.as_llama ? *gptq::find_family("llama") : *config.family;
+  quantize_run run{
+      a, options, calibration, family, run_pipeline(a, options, calibration, memory, warnings, usage), warnings};
   run.device = std::move(usage);
   for (auto const& w : run.report.warnings) warn(w);
   run.warnings.insert(run.warnings.end(), run.report.warnings.begin(), run.report.warnings.end());

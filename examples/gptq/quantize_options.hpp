@@ -3,6 +3,8 @@
 
 #include "app.hpp"
 #include "compute.hpp"
+#include "engine_options.hpp"
+#include "module_rules.hpp"
 #include "size.hpp"
 #include "text_input.hpp"
 
@@ -24,12 +26,23 @@ namespace app {
 
 inline constexpr std::array<char const*, 3> order_names = {"natural", "desc_act", "group_aware"};
 
+inline std::vector<std::string> const gptq_formats = {"gptq", "gptq_v2", "compressed-tensors"};
+
+inline gptq::checkpoint_format parse_format(std::string const& name) {
+  return name == "gptq"      ? gptq::checkpoint_format::gptq
+         : name == "gptq_v2" ? gptq::checkpoint_format::gptq_v2
+                             : gptq::checkpoint_format::compressed_tensors;
+}
+
 /// Empty where the option was not given and the preset, or another option, decides.
 struct quantize_arguments {
   std::string model, output;
   calibration_request calibration;
   std::string preset = "default";
   gptq::quant_spec spec;
+  rule_arguments rules;
+  bool lm_head = false;
+  engine_arguments engines;
   std::optional<std::string> order;
   std::optional<double> damp_percent;
   std::optional<float> mse;
@@ -37,6 +50,8 @@ struct quantize_arguments {
   std::optional<int> refit, sweeps;
   std::optional<std::string> format;
   std::string dtype = "keep";
+  bool all_layers = false;
+  std::string as;
   bool true_sequential = true;
   std::string shard_size = "4GB";
   compute_options compute;
@@ -53,10 +68,19 @@ inline void add_options(CLI::App& command, quantize_arguments& a) {
       ->type_name("FILE");
   command
       .add_option("--calibration-format", a.calibration.format,
-                  "lines: one sample a line, the default for .txt; windows: the whole text cut into windows; ids: "
-                  "{\"input_ids\": [...]} a line, the default for .jsonl")
-      ->check(CLI::IsMember({"lines", "windows", "ids"}))
+                  "lines: one sample a line, the default for .txt; windows: the whole text cut into windows; records: "
+                  "chats and texts as JSON, the default for .json and .jsonl; ids: {\"input_ids\": [...]} a line")
+      ->check(CLI::IsMember({"lines", "windows", "records", "ids"}))
       ->type_name("NAME");
+  command
+      .add_option(
+          "--chat-format", a.calibration.chat_format,
+          "How chats become text: chatml, qwen2, qwen2.5, qwen3, llama3, llama3.1, llama2, mistral, mistral-v3, "
+          "mistral-nemo, telechat2, phi3, gemma; default: as the model's template says")
+      ->check(CLI::IsMember({"chatml", "qwen2", "qwen2.5", "qwen3", "llama3", "llama3.1", "llama2", "mistral",
+                             "mistral-v3", "mistral-nemo", "telechat2", "phi3", "gemma"}))
+      ->type_name("NAME");
+  command.add_flag("--show-sample", a.calibration.show_sample, "Print the first sample as text");
   command.add_option("--samples", a.calibration.size.samples, "Samples to use, the first of the file")
       ->check(CLI::Range(1, 1 << 30))
       ->capture_default_str()
@@ -84,6 +108,19 @@ inline void add_options(CLI::App& command, quantize_arguments& a) {
       ->type_name("NAME");
   command.add_flag("--static-groups", a.spec.static_groups, "Fix the grids before the pass (not with group_aware)");
   command
+      .add_option(
+          "--dynamic", a.rules.dynamic,
+          "Rules for single layers: {\"-:regex\": {}, \"+:regex\": {\"bits\": 8}}, as JSON or a file; the first "
+          "match decides, and -: comes before +:")
+      ->type_name("JSON");
+  command.add_option("--skip", a.rules.skip, "Layers to leave in float: short for a rule -:regex (repeatable)")
+      ->allow_extra_args(false)
+      ->type_name("REGEX");
+  command.add_option("--bits-for", a.rules.bits_for, "Width of some layers: short for a rule +:regex (repeatable)")
+      ->allow_extra_args(false)
+      ->type_name("REGEX=N");
+  command.add_flag("--lm-head", a.lm_head, "Quantize the output head too, where it is not tied to the embedding");
+  command
       .add_option("--damp-percent", a.damp_percent, "Damping as a fraction of the mean diagonal, 0 to 1; default 0.01")
       ->type_name("X");
   command
@@ -106,19 +143,26 @@ inline void add_options(CLI::App& command, quantize_arguments& a) {
   command.add_option("--sweeps", a.sweeps, "Times that every code is chosen anew; default 0, with best 2")
       ->check(CLI::Range(0, 100))
       ->type_name("N");
-  command.add_option("--format", a.format, "gptq or gptq_v2; default: gptq, without symmetry gptq_v2")
-      ->check(CLI::IsMember({"gptq", "gptq_v2"}))
+  command
+      .add_option("--format", a.format, "gptq, gptq_v2 or compressed-tensors; default: gptq, without symmetry gptq_v2")
+      ->check(CLI::IsMember(gptq_formats))
       ->type_name("NAME");
   command
       .add_option("--dtype", a.dtype, "keep: tensors that are not quantized stay as they are; float16: convert them")
       ->check(CLI::IsMember({"keep", "float16"}))
       ->capture_default_str()
       ->type_name("NAME");
+  command.add_flag("--all-layers", a.all_layers,
+                   "Quantize also what the family keeps in float because engines can't load it (TeleChat2)");
+  command.add_option("--as", a.as, "llama: write TeleChat2 as the Llama checkpoint that computes the same")
+      ->check(CLI::IsMember({"llama"}))
+      ->type_name("NAME");
   command.add_flag("--true-sequential,!--no-true-sequential", a.true_sequential,
                    "Each stage of a block sees the quantized stages before it (the default), or only the blocks do");
   command.add_option("--shard-size", a.shard_size, "Largest file of weights: 4GB, 500MB, 2GiB, bytes")
       ->capture_default_str()
       ->type_name("SIZE");
+  add_engine_options(command, a.engines);
   add_compute_options(command, a.compute);
   command.add_option("--report", a.report, "Write a report of the run")->type_name("FILE.json");
   command.add_flag("--overwrite", a.overwrite, "Replace the output if it holds a quantized model");
@@ -148,6 +192,9 @@ inline gptq::pipeline_options resolve(quantize_arguments const& a) {
     throw usage_error(option + ":" + reason.substr(space));
   }
 
+  o.dynamic = resolve_rules(a.rules, o.spec);
+  o.lm_head = a.lm_head;
+
   o.quantize = preset.options;
   if (a.damp_percent) {
     if (!(*a.damp_percent > 0 && *a.damp_percent < 1))
@@ -168,11 +215,15 @@ inline gptq::pipeline_options resolve(quantize_arguments const& a) {
              fraction("--residual-shift", a.residual_shift, preset.shift.residual)};
   o.quantize.refit = a.refit.value_or(preset.options.refit);
   o.quantize.sweeps = a.sweeps.value_or(preset.options.sweeps);
-  o.format = o.spec.sym ? gptq::checkpoint_format::gptq : gptq::checkpoint_format::gptq_v2;
-  if (a.format) o.format = *a.format == "gptq" ? gptq::checkpoint_format::gptq : gptq::checkpoint_format::gptq_v2;
+  bool const sym = o.spec.sym && std::all_of(o.dynamic.begin(), o.dynamic.end(),
+                                             [](auto const& rule) { return rule.sym.value_or(true); });
+  o.format = sym ? gptq::checkpoint_format::gptq : gptq::checkpoint_format::gptq_v2;
+  if (a.format) o.format = parse_format(*a.format);
   // Format gptq has no way to say 0: a constraint of the search, not a repair of its result.
-  o.quantize.grid.nonzero_zeros = !o.spec.sym && o.format == gptq::checkpoint_format::gptq;
+  o.quantize.grid.nonzero_zeros = !sym && o.format == gptq::checkpoint_format::gptq;
   o.true_sequential = a.true_sequential;
+  o.all_layers = a.all_layers;
+  o.as_llama = a.as == "llama";
   o.to_float16 = a.dtype == "float16";
   o.shard_size = parse_size("--shard-size", a.shard_size);
   o.overwrite = a.overwrite;

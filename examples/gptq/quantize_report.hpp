@@ -65,6 +65,10 @@ inline gptq::json to_json(gptq::linear_record const& l) {
   return {{"name", l.name},
           {"N", l.out_features},
           {"K", l.in_features},
+          {"bits", l.spec.bits},
+          {"group_size", l.spec.group_size},
+          {"sym", l.spec.sym},
+          {"desc_act", gptq::scattered_groups(l.spec)},
           {"tokens", r.tokens},
           {"rel_loss", loss_or_null(r.rel_loss)},
           {"rtn_rel_loss", loss_or_null(r.rel_loss_rtn)},
@@ -85,6 +89,10 @@ inline gptq::json options_json(quantize_arguments const& a, gptq::pipeline_optio
           {"sym", o.spec.sym},
           {"order", order_names[static_cast<std::size_t>(o.spec.order)]},
           {"static_groups", o.spec.static_groups},
+          {"dynamic", to_json(o.dynamic)},
+          {"lm_head", o.lm_head},
+          {"engines", a.engines.names},
+          {"tensor_parallel", a.engines.tensor_parallel},
           {"damp_percent", o.quantize.damp_percent},
           {"mse", as_written(o.quantize.grid.mse)},
           {"round_scales", o.quantize.grid.round_scales},
@@ -93,6 +101,8 @@ inline gptq::json options_json(quantize_arguments const& a, gptq::pipeline_optio
           {"reference_dead", o.quantize.reference_dead},
           {"format", to_string(o.format)},
           {"dtype", a.dtype},
+          {"all_layers", o.all_layers},
+          {"as", a.as.empty() ? gptq::json() : gptq::json(a.as)},
           {"true_sequential", o.true_sequential},
           {"shard_size", o.shard_size},
           {"device", a.compute.device},
@@ -105,6 +115,7 @@ inline gptq::json options_json(quantize_arguments const& a, gptq::pipeline_optio
 inline gptq::json calibration_json(calibration_request const& request, gptq::calibration_set const& set) {
   return {{"file", request.file},
           {"format", calibration_format(request)},
+          {"chat_format", request.chat_format},
           {"samples_asked", set.asked},
           {"sequence_length", request.size.sequence_length},
           {"samples", set.samples.size()},
@@ -134,6 +145,7 @@ inline gptq::json to_json(quantize_run const& run) {
           {"options", options_json(run.arguments, run.options)},
           {"calibration", calibration_json(run.arguments.calibration, run.calibration)},
           {"linears", std::move(linears)},
+          {"kept_float", run.report.kept_float},
           {"statuses", count_statuses(run.report)},
           {"fallbacks", run.report.fallbacks()},
           {"warnings", run.warnings},
@@ -143,12 +155,12 @@ inline gptq::json to_json(quantize_run const& run) {
           {"bytes", {{"before", run.report.bytes_before}, {"after", run.report.bytes_after}}}};
 }
 
-/// The stage that a layer belongs to, by its name.
+/// The stage that a layer belongs to, by its name; -1 for the output head.
 inline int stage_of(gptq::family_rule const& family, std::string_view layer) {
   for (int s = 0; s < gptq::stage_count; ++s)
     for (auto const& l : family.stages[static_cast<std::size_t>(s)].linears)
       if (!l.name.empty() && layer.ends_with(l.name)) return s;
-  return 0;
+  return -1;
 }
 
 /// Mean losses of each kind of stage, and the layers that lost most.
@@ -190,10 +202,14 @@ inline std::string to_text(quantize_run const& run) {
   for (auto const& [status, count] : count_statuses(run.report))
     statuses += fmt::format("{}{} {}", statuses.empty() ? "" : ", ", count, status);
   for (auto const& [activity, time] : run.report.seconds) seconds += fmt::format(", {} {:.2f}", activity, time);
-  return loss_table(run) + fmt::format("layers       {}\n", statuses) +
-         fmt::format("calibration  {}, {} tokens\n",
+  return loss_table(run) +
+         fmt::format(
+             "layers       {}{}\n", statuses,
+             run.report.kept_float.empty() ? "" : fmt::format(", {} kept in float", run.report.kept_float.size())) +
+         fmt::format("calibration  {}, {} tokens, {} to {} each, {} cut, {} dropped\n",
                      counted(static_cast<std::int64_t>(run.calibration.samples.size()), "sample"),
-                     run.calibration.tokens) +
+                     run.calibration.tokens, run.calibration.shortest, run.calibration.longest, run.calibration.cut,
+                     run.calibration.dropped) +
          fmt::format("weights      {} -> {}\n", megabytes(run.report.bytes_before), megabytes(run.report.bytes_after)) +
          fmt::format("seconds      {:.2f}{}\n", run.total_seconds, seconds) + to_text(run.device) +
          fmt::format("peak memory  {} resident, {} of it not of files\n", megabytes(run.peak_resident),

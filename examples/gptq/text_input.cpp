@@ -10,6 +10,7 @@
 
 #if GPTQ_WITH_TEXT
 #include <gptq/text/calibration.hpp>
+#include <gptq/text/chat_records.hpp>
 #include <gptq/text/tokenizer.hpp>
 #endif
 
@@ -52,6 +53,20 @@ void require_vocabulary(std::filesystem::path const& tokenizer, std::span<std::i
                                          tokenizer.string(), *outside, vocabulary));
 }
 
+/// The chat format asked for, or that of the folder; its markers must be tokens.
+gptq::chat_format conversation_format(calibration_request const& request, std::filesystem::path const& model,
+                                      gptq::tokenizer const& encoder) {
+  auto const named = gptq::find_chat_format(request.chat_format);
+  gptq::chat_format const format = named ? *named : gptq::read_chat_format(model);
+  for (std::string const& marker : gptq::chat_markers(format.kind))
+    if (!encoder.token_to_id(marker))
+      throw gptq::format_error(
+          fmt::format("{}: the tokenizer has no token {}, which chat format {} needs; choose one "
+                      "with --chat-format",
+                      model.string(), marker, to_string(format)));
+  return format;
+}
+
 #else
 
 [[noreturn]] void refuse_text(std::string const& option) {
@@ -59,6 +74,22 @@ void require_vocabulary(std::filesystem::path const& tokenizer, std::span<std::i
 }
 
 #endif
+
+/// Whether the first line of a file that can be read twice holds token ids.
+bool starts_with_ids(std::filesystem::path const& file) {
+  std::error_code none;
+  if (!std::filesystem::is_regular_file(file, none)) return true;
+  std::string line;
+  gptq::line_reader lines(file);
+  while (lines.next(line) && line.find_first_not_of(" \t\r") == std::string::npos) continue;
+  auto const start = line.find_first_not_of(" \t\r");
+  if (start == std::string::npos || line[start] == '[') return true;
+  try {
+    return gptq::parse_json(line, "").contains("input_ids");
+  } catch (gptq::format_error const&) {
+    return false;
+  }
+}
 
 }  // namespace
 
@@ -109,9 +140,11 @@ std::string calibration_format(calibration_request const& request) {
   if (!request.format.empty()) return request.format;
   std::string const ending = std::filesystem::path(request.file).extension().string();
   if (ending == ".txt") return "lines";
-  if (ending == ".jsonl") return "ids";
-  throw usage_error(fmt::format(
-      "--calibration-format: needed for {}, which ends in neither .txt (lines) nor .jsonl (ids)", request.file));
+  if (ending == ".json") return "records";
+  if (ending == ".jsonl") return starts_with_ids(request.file) ? "ids" : "records";
+  throw usage_error(
+      fmt::format("--calibration-format: needed for {}, which ends in none of .txt (lines), .json and .jsonl (records)",
+                  request.file));
 }
 
 gptq::calibration_set read_calibration(calibration_request const& request, std::filesystem::path const& model,
@@ -121,13 +154,25 @@ gptq::calibration_set read_calibration(calibration_request const& request, std::
   if (format == "ids") return gptq::read_ids(request.file, vocabulary, request.size);
 #if GPTQ_WITH_TEXT
   auto const encoder = gptq::tokenizer::from_file(model);
+  auto const chat = [&] { return conversation_format(request, model, encoder); };
   gptq::calibration_set set = format == "lines" ? gptq::read_lines(request.file, encoder, request.size)
-                                                : gptq::read_windows(request.file, encoder, request.size);
+                              : format == "windows"
+                                  ? gptq::read_windows(request.file, encoder, request.size)
+                                  : gptq::read_records(request.file, encoder, vocabulary, chat, request.size);
   for (auto const& sample : set.samples) require_vocabulary(model, sample, vocabulary);
   return set;
 #else
   static_cast<void>(model);
   refuse_text("--calibration-format " + format);
+#endif
+}
+
+std::string first_sample(gptq::calibration_set const& set, std::filesystem::path const& model) {
+#if GPTQ_WITH_TEXT
+  return gptq::tokenizer::from_file(model).decode(set.samples.front());
+#else
+  static_cast<void>(set), static_cast<void>(model);
+  refuse_text("--show-sample");
 #endif
 }
 

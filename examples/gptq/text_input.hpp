@@ -26,16 +26,22 @@ std::vector<std::int32_t> read_all_ids(std::filesystem::path const& file, gptq::
 
 struct calibration_request {
   std::string file;
-  std::string format;  ///< lines, windows, ids; empty: what the ending of the file says
+  std::string format;       ///< lines, windows, records, ids; empty: what the ending of the file says
+  std::string chat_format;  ///< of conversations; empty: what the template in the model folder stands for
+  bool show_sample = false;
   gptq::calibration_options size;
 };
 
-/// The format of a request: .txt is lines, .jsonl is ids; for any other ending the option is needed (usage_error).
+/// The format of a request: .txt is lines; .json and .jsonl are records, or ids if the first line of a .jsonl holds
+/// some; for any other ending the option is needed (usage_error).
 std::string calibration_format(calibration_request const& request);
 
 /// Reads the samples for a model whose embedding has `vocabulary` rows.
 gptq::calibration_set read_calibration(calibration_request const& request, std::filesystem::path const& model,
                                        gptq::index_t vocabulary);
+
+/// The first sample as text, by the tokenizer of the model.
+std::string first_sample(gptq::calibration_set const& set, std::filesystem::path const& model);
 
 /// What deserves a warning. `positions`: tokens that the model was made for, 0 if it does not say.
 std::vector<std::string> calibration_warnings(calibration_request const& request, gptq::calibration_set const& set,

@@ -119,7 +119,7 @@ TEST_CASE("calibration data that can't be used is refused", "[app]") {
   refused(write("large.jsonl", "{\"input_ids\": [1, 2, 1024]}\n"), {"large.jsonl", "line 1", "1024", "1023"});
   refused(write("negative.jsonl", "[1, 2]\n\n[3, -1]\n"), {"negative.jsonl", "line 3", "-1"});
   refused(write("real.jsonl", "[1.5]"), {"real.jsonl", "line 1", "1.5"});
-  refused(write("text.jsonl", "{\"text\": \"a\"}"), {"text.jsonl", "line 1", "input_ids"});
+  refused(write("other.jsonl", "{\"prompt\": \"a\"}"), {"other.jsonl", "line 1", "input_ids"});
   refused(write("broken.jsonl", "{\"input_ids\": [1, 2"), {"broken.jsonl", "line 1", "JSON"});
   refused(write("none.jsonl", "{\"input_ids\": []}\n"), {"none.jsonl", "no token ids"});
 }

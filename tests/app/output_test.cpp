@@ -177,7 +177,7 @@ TEST_CASE("on a terminal progress is one line that is refreshed", "[app]") {
   std::string shown;
   test::run_result r;
   {
-    app_process p(m.small_run(), {.out_file = {}, .err_descriptor = other_end});
+    app_process p(m.small_run({"--engine", "vllm"}), {.out_file = {}, .err_descriptor = other_end});
     std::thread reader([&] {
       char buffer[4096];
       for (;;) {

@@ -111,7 +111,7 @@ TEST_CASE("more bits diverge less from the model", "[app]") {
 
 TEST_CASE("the report tells versions, options, calibration, every layer, time and memory", "[app]") {
   model_copy const m;
-  auto const report = quantize(m, {"--bits", "8"});
+  auto const report = quantize(m, {"--bits", "8", "--engine", "vllm"});
   for (char const* const key : {"versions", "model", "output", "options", "calibration", "linears", "statuses",
                                 "fallbacks", "warnings", "seconds", "device", "memory", "bytes"})
     CHECK(report.contains(key));

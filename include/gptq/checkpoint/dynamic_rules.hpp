@@ -58,6 +58,16 @@ inline std::size_t pattern_states(std::string_view pattern) {
   return states;
 }
 
+/// A pattern that matches a name and nothing else.
+inline std::string escape_pattern(std::string_view name) {
+  std::string out;
+  for (char const c : name) {
+    if (std::string_view(".^$|()[]{}*+?\\").find(c) != std::string_view::npos) out += '\\';
+    out += c;
+  }
+  return out;
+}
+
 inline std::string_view pattern_of(dynamic_rule const& rule) {
   std::string_view const key = rule.key;
   return key.starts_with("-:") || key.starts_with("+:") ? key.substr(2) : key;
@@ -136,7 +146,9 @@ inline dynamic_rule const* matching_rule(std::vector<dynamic_rule> const& rules,
   for (bool const keep_float : {true, false})
     for (dynamic_rule const& rule : rules) {
       if (rule.keep_float != keep_float) continue;
-      std::regex const matcher = rule.matcher ? *rule.matcher : detail::compile_rule(rule, "quantization config");
+      std::optional<std::regex> own;
+      if (!rule.matcher) own = detail::compile_rule(rule, "quantization config");
+      std::regex const& matcher = own ? *own : *rule.matcher;
       try {
         if (std::regex_search(module.begin(), module.end(), matcher, std::regex_constants::match_continuous))
           return &rule;

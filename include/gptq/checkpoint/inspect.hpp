@@ -32,6 +32,7 @@ struct module_facts {
   std::uint64_t bytes = 0;
   quant_spec spec;  ///< from here on: quantized modules that can be read
   index_t groups = 0;
+  bool has_g_idx = false;
   bool scattered = false;
   int lowest_zero = 0;
   int highest_zero = 0;
@@ -46,6 +47,7 @@ struct inspection {
   std::uint64_t bytes = 0;
   std::vector<module_facts> modules;
   std::vector<problem> problems;
+  std::vector<std::string> notes;  ///< nothing wrong, but worth knowing
 };
 
 namespace detail {
@@ -79,7 +81,8 @@ inline void inspect_config(checkpoint_reader const& reader, inspection& out) {
     if (!first) first = same;
   }
   bool const in_config = !places.empty() && places.front().first == "config.json";
-  if (!places.empty() && (!in_config || places.size() == 1))
+  bool const only_config = out.quantization && out.quantization->format == checkpoint_format::compressed_tensors;
+  if (!places.empty() && (!in_config || (places.size() == 1 && !only_config)))
     out.problems.push_back({"C4", in_config ? "quantize_config.json" : "config.json",
                             "does not have the quantization settings that " + places.front().first + " has", false});
 }
@@ -93,6 +96,7 @@ inline void add_quantized(checkpoint_reader const& reader, quantization_config c
   facts.type = to_string(module->scales);
   facts.shape = {t.out_features, t.in_features};
   facts.groups = t.groups;
+  facts.has_g_idx = module->has_g_idx;
   facts.scattered = module->scattered;
   facts.lowest_zero = facts.highest_zero = zero_at(t, 0, 0);
   for (index_t g = 0; g < t.groups; ++g)
@@ -145,6 +149,12 @@ inline inspection inspect(checkpoint_reader const& reader) {
   if (out.quantization)
     for (module_facts& facts : out.modules)
       if (facts.quantized) detail::add_quantized(reader, *out.quantization, facts, out.problems);
+  auto const scattered =
+      std::find_if(out.modules.begin(), out.modules.end(), [](auto const& m) { return m.scattered; });
+  if (scattered != out.modules.end())
+    out.notes.push_back(detail::printable(scattered->name) +
+                        ": g_idx is scattered (desc_act), which current vLLM refuses: quantize again with --order "
+                        "group_aware, which keeps g_idx trivial");
   return out;
 }
 
@@ -178,6 +188,7 @@ inline json to_json(inspection const& in) {
           {"bytes", in.bytes},
           {"modules", std::move(modules)},
           {"problems", std::move(problems)},
+          {"notes", in.notes},
           {"well_formed", in.problems.empty()}};
 }
 
@@ -212,6 +223,7 @@ inline std::string to_text(inspection const& in) {
     out += '\n';
   }
   for (problem const& p : in.problems) out += "problem: " + to_string(p) + "\n";
+  for (std::string const& note : in.notes) out += "note: " + note + "\n";
   return out + (in.problems.empty() ? "well-formed\n" : std::to_string(in.problems.size()) + " problems\n");
 }
 

@@ -1,10 +1,9 @@
 /// The quantization settings of a model folder: config.json "quantization_config", quantize_config.json.
 #pragma once
 
-#include <gptq/checkpoint/dynamic_rules.hpp>
+#include <gptq/checkpoint/compressed_config.hpp>
 #include <gptq/checkpoint/json.hpp>
-#include <gptq/core/spec.hpp>
-#include <gptq/pack/packed_linear.hpp>
+#include <gptq/checkpoint/quantization_settings.hpp>
 
 #include <array>
 #include <filesystem>
@@ -18,45 +17,7 @@
 namespace gptq {
 inline namespace v0 {
 
-/// What one module is quantized to.
-struct module_settings {
-  int bits = 4;
-  int group_size = 128;
-  bool sym = true;
-  bool desc_act = false;
-
-  friend bool operator==(module_settings const&, module_settings const&) = default;
-};
-
-struct quantization_config {
-  module_settings base;
-  bool lm_head = false;
-  checkpoint_format format = checkpoint_format::gptq;
-  bool static_groups = false;
-  bool true_sequential = false;
-  std::optional<double> damp_percent;
-  json meta = json::object();  ///< records of the tool that wrote the file
-  std::vector<dynamic_rule> dynamic;
-  std::vector<std::vector<std::string>> modules_in_block_to_quantize;
-
-  /// The settings of a module, or nothing if a rule keeps it in float.
-  [[nodiscard]] std::optional<module_settings> settings_for(std::string_view module) const {
-    dynamic_rule const* const rule = matching_rule(dynamic, module);
-    if (!rule) return base;
-    if (rule->keep_float) return std::nullopt;
-    return module_settings{rule->bits.value_or(base.bits), rule->group_size.value_or(base.group_size),
-                           rule->sym.value_or(base.sym), rule->desc_act.value_or(base.desc_act)};
-  }
-};
-
 namespace detail {
-
-inline void check_settings(int bits, int group_size, std::string const& where) {
-  if (!valid_bits(bits))
-    throw format_error(where + ": bits = " + std::to_string(bits) + " is not supported (2, 3, 4, 8 are)");
-  if (group_size != -1 && group_size < 1)
-    throw format_error(where + ": group_size = " + std::to_string(group_size) + " is neither -1 nor positive");
-}
 
 inline checkpoint_format parse_format(json const& object, std::string const& where) {
   std::optional<checkpoint_format> format;
@@ -97,16 +58,19 @@ inline std::vector<std::vector<std::string>> parse_module_lists(json const& valu
 
 }  // namespace detail
 
-/// Parses the settings in every spelling met: GPTQModel, AutoGPTQ, optimum, and the synonyms w_bit, q_group_size,
+/// Parses the settings in every spelling met: GPTQModel, AutoGPTQ, optimum, compressed-tensors, and the synonyms w_bit, q_group_size,
 /// zero_point, version. Defaults for absent keys: group_size 128, sym true, desc_act false, format gptq. Refused by
 /// name: other methods and formats, other words than int32, widths other than 2, 3, 4, 8. Throws format_error naming
 /// `where`.
 inline quantization_config parse_quantization_config(json const& object, std::string const& where) {
   if (!object.is_object()) throw format_error(where + ": the quantization settings are not an object");
+  if (value_or<std::string>(object, "quant_method", "gptq", where) == "compressed-tensors")
+    return detail::parse_compressed_tensors(object, where);
   for (char const* const key : {"quant_method", "method"}) {
     std::string const method = value_or<std::string>(object, key, "gptq", where);
     if (method != "gptq")
-      throw format_error(where + ": " + key + " \"" + detail::printable(method, 60) + "\" is not supported (gptq is)");
+      throw format_error(where + ": " + key + " \"" + detail::printable(method, 60) +
+                         "\" is not supported (gptq and compressed-tensors are)");
   }
   if (value_or(object, "is_marlin_format", false, where))
     throw format_error(where + ": the marlin format is not supported");
@@ -143,6 +107,7 @@ inline quantization_config parse_quantization_config(json const& object, std::st
 
 /// The JSON form, in the order in which the tools write it.
 inline json to_json(quantization_config const& c) {
+  if (c.format == checkpoint_format::compressed_tensors) return detail::compressed_tensors_json(c);
   json out = {{"quant_method", "gptq"},
               {"bits", c.base.bits},
               {"group_size", c.base.group_size},
@@ -162,7 +127,19 @@ inline json to_json(quantization_config const& c) {
 }
 
 /// The places where a folder may keep its settings.
-inline constexpr std::array<char const*, 2> quantize_config_files = {"quantize_config.json", "quant_config.json"};
+inline constexpr std::array<char const*, 3> quantize_config_files = {"quantize_config.json", "quant_config.json",
+                                                                     "quantization_config.json"};
+
+/// The settings as a folder writes them: of config.json, else of the first file beside it; null if there are none.
+inline json quantization_object(std::filesystem::path const& folder, json const& config) {
+  if (config.is_object() && config.contains("quantization_config") && !config.at("quantization_config").is_null())
+    return config.at("quantization_config");
+  for (char const* const name : quantize_config_files) {
+    std::error_code none;
+    if (std::filesystem::exists(folder / name, none)) return read_json(folder / name);
+  }
+  return {};
+}
 
 /// The settings of a folder whose config.json is `config`, or nothing if it is not quantized. The block in config.json
 /// and a file beside it must say the same. Throws format_error.
@@ -189,11 +166,11 @@ inline std::optional<quantization_config> read_quantization_config(std::filesyst
 }
 
 /// Writes `config` with the settings as its "quantization_config" to config.json, and the settings alone to
-/// quantize_config.json: readers look into one or the other.
+/// quantize_config.json: readers look into one or the other. Those of compressed-tensors know config.json only.
 inline void write_quantization_config(std::filesystem::path const& folder, json config, quantization_config const& c) {
   config["quantization_config"] = to_json(c);
   write_json(folder / "config.json", config);
-  write_json(folder / "quantize_config.json", to_json(c));
+  if (c.format != checkpoint_format::compressed_tensors) write_json(folder / "quantize_config.json", to_json(c));
 }
 
 }  // namespace v0

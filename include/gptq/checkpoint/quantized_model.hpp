@@ -16,14 +16,14 @@ namespace gptq {
 inline namespace v0 {
 
 /// The modules whose tensors end in one of the quantized suffixes, in file order: "X.qweight" makes X a quantized
-/// linear, and so does "X.qzeros" alone, whose qweight is then missing.
+/// linear, and so does "X.qzeros" alone, whose qweight is then missing; with compressed-tensors "X.weight_packed".
 inline std::vector<std::string> quantized_names(checkpoint_reader const& reader) {
   std::vector<std::string> names;
   for (std::string const& tensor : reader.names())
-    for (std::string_view const suffix : {".qweight", ".qzeros"}) {
+    for (std::string_view const suffix : {".qweight", ".qzeros", ".weight_packed"}) {
       if (!std::string_view(tensor).ends_with(suffix)) continue;
       std::string name = tensor.substr(0, tensor.size() - suffix.size());
-      if (suffix == ".qweight" || !reader.contains(name + ".qweight")) names.push_back(std::move(name));
+      if (suffix != ".qzeros" || !reader.contains(name + ".qweight")) names.push_back(std::move(name));
     }
   return names;
 }

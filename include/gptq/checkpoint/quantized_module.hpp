@@ -1,6 +1,7 @@
 /// One quantized linear layer of an open checkpoint: found, measured and checked by its tensors alone.
 #pragma once
 
+#include <gptq/checkpoint/compressed_tensors.hpp>
 #include <gptq/checkpoint/quantization_config.hpp>
 #include <gptq/checkpoint/reader.hpp>
 #include <gptq/checkpoint/tensor.hpp>
@@ -12,6 +13,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <initializer_list>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -32,10 +34,11 @@ struct problem {
 
 inline std::string to_string(problem const& p) { return p.rule + " " + detail::printable(p.where) + ": " + p.what; }
 
-/// Its tensors lie in the checkpoint that it was read from.
+/// Its tensors lie in the checkpoint that it was read from; those of compressed-tensors are transposed copies.
 struct quantized_module {
   std::string name;
-  packed_view tensors;  ///< spec.order: desc_act if g_idx is scattered
+  packed_view tensors;                            ///< spec.order: desc_act if g_idx is scattered
+  std::shared_ptr<transposed_tensors const> own;  ///< of compressed-tensors
   dtype scales = dtype::f16;
   bool has_g_idx = false;
   bool scattered = false;             ///< g_idx is not position / group_size
@@ -54,7 +57,8 @@ class module_check {
 
   /// The module, or nothing if a fatal problem was found.
   std::optional<quantized_module> run() {
-    if (!find_tensors() || !find_sizes() || !find_groups()) return std::nullopt;
+    bool const compressed = reader_.contains(name_ + ".weight_packed");
+    if (!(compressed ? find_compressed() : find_tensors() && find_sizes()) || !find_groups()) return std::nullopt;
     compare_with_config();
     return fatal_ ? std::nullopt : std::optional(std::move(out_));
   }
@@ -87,6 +91,32 @@ class module_check {
     expect(*scales_, 2, {dtype::f16, dtype::bf16, dtype::f32});
     if (g_idx_) expect(*g_idx_, 1, {dtype::i32, dtype::u32});
     if (out_.bias) expect(*out_.bias, 1, {dtype::f16, dtype::bf16, dtype::f32});
+    return !fatal_;
+  }
+
+  /// The tensors of compressed-tensors, turned into those of GPTQ.
+  bool find_compressed() {
+    if (reader_.contains(name_ + ".weight")) report("C1", "has both .weight and .weight_packed", true);
+    auto const get = [&](char const* suffix) {
+      tensor_view const* const t = reader_.find(name_ + suffix);
+      if (t) out_.bytes += t->bytes.size();
+      return t;
+    };
+    compressed_tensors_parts const parts = {get(".weight_packed"), get(".weight_scale"), get(".weight_zero_point"),
+                                            get(".weight_shape"), get(".weight_g_idx")};
+    out_.bias = get(".bias");
+    auto const settings = config_.settings_for(name_);
+    auto const s = settings ? *settings : config_.base;
+    std::string const wrong = transpose_compressed(parts, s.bits, s.sym, name_, out_.tensors, out_.own);
+    if (!wrong.empty()) report("C1", wrong, true);
+    if (fatal_) return false;
+    g_idx_ = parts.g_idx;
+    out_.name = name_;
+    out_.scales = parts.scale->type;
+    out_.has_g_idx = g_idx_ != nullptr;
+    if (out_.bias &&
+        (out_.bias->shape != std::vector<std::int64_t>{out_.tensors.out_features} || !is_float(out_.bias->type)))
+      report("C1", "bias " + to_string(out_.bias->shape) + " does not fit", true);
     return !fatal_;
   }
 
@@ -220,7 +250,7 @@ class module_check {
                  "; the config says " + std::to_string(settings->bits) + " and " + std::to_string(settings->group_size),
              false);
     if (out_.scattered && !settings->desc_act) report("C2", "g_idx is scattered, but desc_act is false", false);
-    if (!out_.scattered && settings->desc_act && out_.has_g_idx)
+    if (!out_.scattered && settings->desc_act && out_.has_g_idx && t.groups > 1)
       report("C2", "desc_act is true, but g_idx is position / group_size", false);
     check_zeros(*settings);
   }

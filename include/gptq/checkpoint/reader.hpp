@@ -10,6 +10,7 @@
 #include <filesystem>
 #include <iterator>
 #include <map>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <system_error>
@@ -31,6 +32,18 @@ class checkpoint_reader {
     if (!config_.is_object()) throw format_error((folder_ / "config.json").string() + ": not a JSON object");
     open_weights();
     list_tensors();
+  }
+
+  /// Another model made of the tensors of `source`: their new names, and what had to be made anew in `storage`.
+  checkpoint_reader(checkpoint_reader&& source, json config, std::vector<tensor_view> tensors,
+                    std::vector<std::unique_ptr<std::byte[]>> storage)
+      : folder_(std::move(source.folder_)),
+        config_(std::move(config)),
+        parts_(std::move(source.parts_)),
+        converted_(std::move(tensors)),
+        storage_(std::move(storage)) {
+    for (tensor_view const& t : converted_) list_tensor(t);
+    sort_names();
   }
 
   [[nodiscard]] std::filesystem::path const& folder() const { return folder_; }
@@ -160,10 +173,14 @@ class checkpoint_reader {
 
   void list_tensors() {
     for (safetensors_file const& part : parts_)
-      for (tensor_view const& t : part.tensors()) {
-        names_.push_back(t.name);
-        by_name_.push_back(&t);
-      }
+      for (tensor_view const& t : part.tensors()) list_tensor(t);
+    sort_names();
+  }
+  void list_tensor(tensor_view const& t) {
+    names_.push_back(t.name);
+    by_name_.push_back(&t);
+  }
+  void sort_names() {
     std::sort(by_name_.begin(), by_name_.end(), [](auto const* a, auto const* b) { return a->name < b->name; });
     auto const twice = std::adjacent_find(by_name_.begin(), by_name_.end(),
                                           [](auto const* a, auto const* b) { return a->name == b->name; });
@@ -174,6 +191,8 @@ class checkpoint_reader {
   std::filesystem::path folder_;
   json config_;
   std::vector<safetensors_file> parts_;
+  std::vector<tensor_view> converted_;
+  std::vector<std::unique_ptr<std::byte[]>> storage_;
   std::vector<std::string> names_;
   std::vector<tensor_view const*> by_name_;
 };

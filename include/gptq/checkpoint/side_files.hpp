@@ -26,7 +26,9 @@ inline bool is_side_file(std::string_view name) {
   if (name.empty() || starts(".")) return false;
   if (ends(".safetensors", ".bin", ".pt", ".pth", ".gguf", ".ckpt", ".h5", ".msgpack", ".onnx", ".index.json"))
     return false;
-  if (name == "config.json" || name == "quantize_config.json" || name == "quant_config.json") return false;
+  if (name == "config.json" || name == "quantize_config.json" || name == "quant_config.json" ||
+      name == "quantization_config.json")
+    return false;
   return ends(".json", ".model", ".tiktoken", ".jinja", ".py") ||
          starts("tokenizer", "vocab", "merges", "special_tokens", "added_tokens") ||
          starts("LICENSE", "LICENCE", "NOTICE", "USE_POLICY");

@@ -60,8 +60,16 @@ struct linear_rule {
   bias_rule bias = bias_rule::none;
 };
 
+/// Why the layers of a stage stay in float unless asked for, and the engines that can't load them quantized.
+struct float_rule {
+  std::string_view reason;  ///< empty: they are quantized
+  std::string_view engines;
+};
+
 struct stage_rule {
   std::array<linear_rule, 3> linears;
+  std::string_view served_as = "";  ///< below the block, in the words of engines; see family_rule::served_blocks
+  float_rule stays_float = {};
 };
 
 /// The keys of config.json that families spell each in their own way. The spelling of Llama is read too.
@@ -89,6 +97,10 @@ struct family_rule {
   std::string_view head = "lm_head";
   std::array<std::string_view, norm_count> norms;  ///< below the block, by block_norm; empty: none
   std::array<stage_rule, stage_count> stages;
+
+  // For a family whose layers vLLM and SGLang know under other names than the checkpoint.
+  std::string_view served_blocks = "";        ///< before the number of a block; empty: the names are the same
+  std::string_view served_architecture = "";  ///< what they must find in config.json
 
   bool tied = false;              ///< the head is the embedding where config.json does not say
   bool norm_offset = false;       ///< norms multiply by 1 + weight
@@ -172,11 +184,17 @@ inline constexpr std::array<family_rule, 7> families = {{
      .embedding_norm = "word_embeddings_layernorm",
      .final_norm = "ln_f",
      .norms = detail::llama_norms,
-     .stages = {{{{{{"self_attention.query", linear_output::queries},
-                    {"self_attention.key_value", linear_output::keys_and_values}}}},
-                 {{{{"self_attention.dense", linear_output::hidden, bias_rule::always}}}},
-                 {{{{"mlp.gate_proj", linear_output::mlp}, {"mlp.up_proj", linear_output::mlp}}}},
-                 {{{{"mlp.down_proj", linear_output::hidden, bias_rule::always}}}}}}},
+     .stages =
+         {{{{{{"self_attention.query", linear_output::queries},
+              {"self_attention.key_value", linear_output::keys_and_values}}},
+            "self_attn.qkv_proj",
+            {"vLLM takes key_value.weight apart by rows, which packed words do not allow, and fuses query with it",
+             "vLLM, GPTQModel"}},
+           {{{{"self_attention.dense", linear_output::hidden, bias_rule::always}}}, "self_attn.o_proj"},
+           {{{{"mlp.gate_proj", linear_output::mlp}, {"mlp.up_proj", linear_output::mlp}}}, "mlp.gate_up_proj"},
+           {{{{"mlp.down_proj", linear_output::hidden, bias_rule::always}}}, "mlp.down_proj"}}},
+     .served_blocks = "model.layers.",
+     .served_architecture = "TeleChat2ForCausalLM"},
 }};
 
 /// The family of that model_type, or null.

@@ -57,10 +57,11 @@ class model_quantizer {
   using stream_type = token_stream<B>;
 
  public:
-  model_quantizer(B& b, model_weights const& weights, checkpoint_writer& writer,
+  model_quantizer(B& b, model_weights const& weights, quantization_plan const& plan, checkpoint_writer& writer,
                   typename stream_type::samples const& samples, pipeline_options const& options)
       : b_(b),
         weights_(weights),
+        plan_(plan),
         blocks_(b, weights),
         writer_(writer),
         options_(options),
@@ -74,12 +75,15 @@ class model_quantizer {
       solve_options_.grid.nonzero_zeros = true;
     report_.samples = static_cast<index_t>(samples.size());
     report_.tokens = stream_.tokens();
+    report_.kept_float = plan.kept_float();
+    report_.warnings = plan.warnings();
   }
 
   pipeline_report run() {
     index_t const blocks = weights_.config().blocks;
     for (index_t i = 0; i < blocks; ++i) {
       block_ = i;
+      bool const advance = i + 1 < blocks || plan_.head();
       auto block = timed("load", [&] { return with_less([&] { return blocks_.take(i); }); });
       std::optional<block_weights<B>> original;
       if (float_stream_)
@@ -89,11 +93,12 @@ class model_quantizer {
       if (options_.true_sequential)
         for (int s = 0; s < stage_count; ++s) quantize_stage(block, s, collect(block, beside, s));
       else
-        quantize_at_once(block, beside, i + 1 < blocks);
-      if (i + 1 == blocks) break;
+        quantize_at_once(block, beside, advance);
+      if (!advance) break;
       if (options_.true_sequential) timed("forward", [&] { stream_.advance(block); });
       if (float_stream_) timed("forward", [&] { float_stream_->advance(*original); });
     }
+    if (plan_.head()) quantize_head();
     timed("write", [&] { finish_writing(); });
     report_.chunk_tokens = stream_.chunk_tokens();
     return std::move(report_);
@@ -116,13 +121,17 @@ class model_quantizer {
         if (blocks_.drop()) continue;
         index_t const before = stream_.chunk_tokens();
         if (!reduce_streams())
-          throw device_memory_error("block " + std::to_string(block_) + ": " + e.what() + ", in chunks of " +
-                                    std::to_string(before) + " tokens");
+          throw device_memory_error(place() + ": " + e.what() + ", in chunks of " + std::to_string(before) + " tokens");
         if (stream_.chunk_tokens() < before)
-          report_.warnings.push_back("device memory: from block " + std::to_string(block_) + " on chunks of up to " +
+          report_.warnings.push_back("device memory: from " + place() + " on chunks of up to " +
                                      std::to_string(stream_.chunk_tokens()) + " tokens, not " + std::to_string(before));
       }
     }
+  }
+
+  /// Where the run is, for messages.
+  [[nodiscard]] std::string place() const {
+    return block_ < weights_.config().blocks ? "block " + std::to_string(block_) : weights_.names().head_module();
   }
 
   /// Both streams alike: their chunks go side by side.
@@ -133,19 +142,24 @@ class model_quantizer {
     return float_stream_->reduce() || one;
   }
 
-  /// What was seen of a stage's inputs.
+  /// What was seen of the inputs of layers that share them.
   struct seen {
     hessian<B> h;
     std::optional<drift<B>> moved;  ///< where the float model runs beside
   };
 
-  /// Collects a stage's inputs; the streams go on to that stage. `original` is the block in float, if its stream runs.
-  seen collect(block_weights<B> const& block, block_weights<B> const* original, int stage) {
+  /// Collects a stage's inputs, nothing where it stays in float; the streams go on to that stage. `original` is the block
+  /// in float, if its stream runs.
+  std::optional<seen> collect(block_weights<B> const& block, block_weights<B> const* original, int stage) {
     auto const& config = weights_.config();
     bool const residual = weights_.config().adds_to_states(stage);
-    seen s = with_less([&] {
-      seen empty{hessian<B>(b_, config.stage_inputs(stage)), {}};
-      if (original) empty.moved.emplace(b_, config.stage_inputs(stage), residual ? config.hidden : 0, stream_.tokens());
+    std::optional<seen> s = with_less([&] {
+      std::optional<seen> empty;
+      if (plan_.stage(block.number, stage)) {
+        empty.emplace(seen{hessian<B>(b_, config.stage_inputs(stage)), {}});
+        if (original)
+          empty->moved.emplace(b_, config.stage_inputs(stage), residual ? config.hidden : 0, stream_.tokens());
+      }
       stream_.prepare(stage);
       if (original) float_stream_->prepare(stage);
       return empty;
@@ -154,12 +168,12 @@ class model_quantizer {
       auto const x = timed("forward", [&] { return with_less([&] { return stream_.input(stage, block, c); }); });
       auto const& chunk = stream_.chunks()[c];
       try {
-        timed("gram", [&] { s.h.add(x, static_cast<index_t>(chunk.bounds.size()) - 1); });
+        if (s) timed("gram", [&] { s->h.add(x, static_cast<index_t>(chunk.bounds.size()) - 1); });
         if (original) {
           auto const x_float = timed("forward", [&] { return float_stream_->input(stage, *original, c); });
           activity const a(report_, "gram");
-          s.moved->add(x, x_float);
-          if (residual) s.moved->add_residual(x, stream_.states(chunk), float_stream_->states(chunk));
+          if (s) s->moved->add(x, x_float);
+          if (s && residual) s->moved->add_residual(x, stream_.states(chunk), float_stream_->states(chunk));
         }
       } catch (numeric_error const& e) {
         throw numeric_error(weights_.names().linears(block.number, stage).front().name + ": " + e.what());
@@ -173,7 +187,7 @@ class model_quantizer {
   /// All Hessians on the float weights, then all layers, then the states once more through the quantized block.
   void quantize_at_once(block_weights<B>& block, block_weights<B> const* original, bool advance) {
     auto before = stream_.save();
-    std::vector<seen> stages;
+    std::vector<std::optional<seen>> stages;
     for (int s = 0; s < stage_count; ++s) stages.push_back(collect(block, original, s));
     for (int s = 0; s < stage_count; ++s) quantize_stage(block, s, std::move(stages[static_cast<std::size_t>(s)]));
     if (!advance) return;
@@ -181,21 +195,64 @@ class model_quantizer {
     timed("forward", [&] { stream_.run(block); });
   }
 
-  void quantize_stage(block_weights<B>& block, int stage, seen const s) {
+  void quantize_stage(block_weights<B>& block, int stage, std::optional<seen> const s) {
     auto& weights = block.stages[static_cast<std::size_t>(stage)];
-    view_of<B, typename B::activation> const stacked = weights.weight;
+    if (s) quantize_linears(weights.linears, weights.weight, *s, *plan_.stage(block.number, stage));
+  }
+
+  /// The output head, on the normed states behind the last block.
+  void quantize_head() {
+    using T = typename B::activation;
+    model_config const& c = weights_.config();
+    block_ = c.blocks;
+    auto const norm = b_.template adopt<T>(weights_.final_norm());
+    matrix_of<B, T> x, x_float;
+    seen s = with_less([&] {
+      seen empty{hessian<B>(b_, c.hidden), {}};
+      if (float_stream_) empty.moved.emplace(b_, c.hidden, 0, stream_.tokens());
+      index_t most = 0;
+      for (auto const& chunk : stream_.chunks()) most = (std::max)(most, chunk.rows);
+      x = b_.template make<T>(most, c.hidden);
+      if (float_stream_) x_float = b_.template make<T>(most, c.hidden);
+      return empty;
+    });
+    auto const normed = [&](stream_type& stream, auto const& chunk, matrix_of<B, T>& to) {
+      auto const rows = view_of<B, T>(to).row_range(0, chunk.rows);
+      timed("forward", [&] { b_.rms_norm(stream.states(chunk), norm, c.norm_eps, c.family->norm_offset, rows); });
+      return view_of<B, T const>(rows);
+    };
+    for (auto const& chunk : stream_.chunks()) {
+      auto const inputs = normed(stream_, chunk, x);
+      try {
+        timed("gram", [&] { s.h.add(inputs, static_cast<index_t>(chunk.bounds.size()) - 1); });
+        if (!float_stream_) continue;
+        auto const float_inputs = normed(*float_stream_, chunk, x_float);
+        timed("gram", [&] { s.moved->add(inputs, float_inputs); });
+      } catch (numeric_error const& e) {
+        throw numeric_error(weights_.names().head_module() + ": " + e.what());
+      }
+    }
+    x = {};
+    x_float = {};
+    auto weight = timed("load", [&] { return with_less([&] { return b_.template adopt<T>(weights_.head()); }); });
+    quantize_linears({plan_.head()->info}, weight, s, *plan_.head()->spec);
+  }
+
+  /// Layers that share an input, stacked; `stacked` becomes what a reader of the result computes with.
+  void quantize_linears(std::vector<linear_info> const& linears, view_of<B, typename B::activation> stacked,
+                        seen const& s, quant_spec const& spec) {
     auto const solved = timed("solve", [&] {
       try {
         return with_less([&] {
-          return s.moved ? quantize_stack(b_, stacked, s.h, *s.moved, options_.shift, options_.spec, solve_options_)
-                         : quantize_stack(b_, stacked, s.h, options_.spec, solve_options_);
+          return s.moved ? quantize_stack(b_, stacked, s.h, *s.moved, options_.shift, spec, solve_options_)
+                         : quantize_stack(b_, stacked, s.h, spec, solve_options_);
         });
       } catch (numeric_error const& e) {
-        throw numeric_error(weights.linears.front().name + ": " + e.what());
+        throw numeric_error(linears.front().name + ": " + e.what());
       }
     });
-    for (linear_info const& l : weights.linears) {
-      linear_record record{l.name, l.rows, l.inputs, solved.report(l.first_row, l.rows)};
+    for (linear_info const& l : linears) {
+      linear_record record{l.name, l.rows, l.inputs, spec, solved.report(l.first_row, l.rows)};
       packed_linear packed = timed("pack", [&] {
         try {
           return with_less([&] {
@@ -221,6 +278,7 @@ class model_quantizer {
 
   B& b_;
   model_weights const& weights_;
+  quantization_plan const& plan_;
   block_loader<B> blocks_;
   index_t block_ = 0;
   checkpoint_writer& writer_;
@@ -246,21 +304,23 @@ requires pipeline_backend<std::remove_reference_t<std::invoke_result_t<Open&>>> 
 quantize_model_on(Open&& open, std::filesystem::path const& source, std::filesystem::path const& target,
                   std::vector<std::vector<std::int32_t>> const& samples, pipeline_options const& options) {
   using B = std::remove_reference_t<std::invoke_result_t<Open&>>;
-  model_weights const weights(source);
-  detail::check_plan(weights, options);
+  model_weights const weights = open_source(source, options);
+  if (weights.quantized()) throw format_error(source.string() + ": the model is quantized already");
+  quantization_plan const plan(weights, options);
+  detail::check_plan(weights, plan, options.format);
   output_folder folder(target, source, options.overwrite);
-  std::uint64_t const estimate = detail::estimated_bytes(weights, options);
+  std::uint64_t const estimate = detail::estimated_bytes(weights, plan);
   folder.check_space(estimate + (std::min)(estimate, options.shard_size));
   detail::check_values(weights.reader(), options);
 
   checkpoint_writer writer(folder.path(), options.shard_size, detail::kept_metadata(weights.reader()));
-  detail::write_float_tensors(writer, weights, options);
-  pipeline_report report = detail::model_quantizer<B>(open(), weights, writer, samples, options).run();
+  detail::write_float_tensors(writer, weights, plan, options);
+  pipeline_report report = detail::model_quantizer<B>(open(), weights, plan, writer, samples, options).run();
   {
     detail::activity const a(report, "write");
     writer.finish();
-    write_quantization_config(folder.path(), detail::output_config(weights.reader().config(), options),
-                              detail::quantization_settings(options));
+    write_quantization_config(folder.path(), detail::output_config(weights, options),
+                              detail::quantization_settings(plan, options, weights.names().head_module()));
     copy_side_files(source, folder.path());
     folder.commit();
   }

@@ -6,24 +6,35 @@
 #include <gptq/checkpoint/reader.hpp>
 #include <gptq/checkpoint/side_files.hpp>
 #include <gptq/checkpoint/writer.hpp>
+#include <gptq/model/as_llama.hpp>
+#include <gptq/model/declare.hpp>
 #include <gptq/model/pipeline_types.hpp>
+#include <gptq/model/plan.hpp>
 #include <gptq/model/weights.hpp>
-#include <gptq/version.hpp>
 
 #include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <cstdint>
+#include <filesystem>
 #include <future>
 #include <map>
 #include <set>
 #include <span>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <vector>
 
 namespace gptq {
 inline namespace v0 {
+
+/// The model that a run quantizes: the folder's, or what it is to be written as.
+inline model_weights open_source(std::filesystem::path const& source, pipeline_options const& options) {
+  if (!options.as_llama) return model_weights(source);
+  return model_weights(as_llama(checkpoint_reader(source)));
+}
+
 namespace detail {
 
 template <class T>
@@ -31,31 +42,27 @@ std::span<std::byte const> bytes_of(matrix<T> const& m) {
   return {reinterpret_cast<std::byte const*>(m.data()), static_cast<std::size_t>(m.size()) * sizeof(T)};
 }
 
-/// All linear layers that a run will quantize.
-inline std::vector<linear_info> planned_linears(model_weights const& weights) {
-  std::vector<linear_info> all;
-  for (index_t i = 0; i < weights.config().blocks; ++i)
-    for (int s = 0; s < stage_count; ++s)
-      for (linear_info& l : weights.names().linears(i, s)) all.push_back(std::move(l));
-  return all;
-}
-
-/// Refuses a model that is quantized already and shapes that no reader of the format takes: a
+/// Refuses a model that is quantized already, a plan with nothing to quantize, and shapes that no reader of the format takes: a
 /// group size that does not divide the inputs, words that inputs or outputs do not fill. Names the layers.
-inline void check_plan(model_weights const& weights, pipeline_options const& options) {
+inline void check_plan(model_weights const& weights, quantization_plan const& plan, checkpoint_format format) {
   std::string const folder = weights.reader().folder().string();
-  check_spec(options.spec);
-  if (weights.quantized()) throw format_error(folder + ": the model is quantized already");
+  if (plan.quantized().empty()) throw shape_error(folder + ": the rules leave no layer to quantize");
   std::map<std::string, std::vector<std::string>> refused;  // reason → layers
-  int const word = options.spec.bits == 3 ? 32 : 32 / options.spec.bits;
-  for (linear_info const& l : planned_linears(weights)) {
-    int const g = options.spec.group_size;
+  for (planned_linear const& p : plan.quantized()) {
+    linear_info const& l = p.info;
+    if (format == checkpoint_format::compressed_tensors && p.spec->bits == 3)
+      refused["compressed-tensors has no settled form for the 3 bit codes of"].push_back(l.name);
+    if (format == checkpoint_format::compressed_tensors && scattered_groups(*p.spec))
+      refused["compressed-tensors is written without g_idx: use --order group_aware instead of desc_act for"].push_back(
+          l.name);
+    int const word = p.spec->bits == 3 ? 32 : 32 / p.spec->bits;
+    int const g = p.spec->group_size;
     if (g != -1 && l.inputs % g != 0)
       refused["group_size " + std::to_string(g) + " does not divide the " + std::to_string(l.inputs) + " inputs of"]
           .push_back(l.name);
     for (auto const& [size, what] : {std::pair{l.inputs, "inputs"}, std::pair{l.rows, "outputs"}})
       if (size % word != 0)
-        refused[std::to_string(options.spec.bits) + " bit codes of " + std::to_string(size) + " " + what +
+        refused[std::to_string(p.spec->bits) + " bit codes of " + std::to_string(size) + " " + what +
                 " do not fill whole words in"]
             .push_back(l.name);
   }
@@ -152,12 +159,12 @@ inline matrix<float16> as_float16(tensor_view const& t) {
 }
 
 /// Everything but the weights of the layers to quantize and their biases, which come with the codes.
-inline void write_float_tensors(checkpoint_writer& writer, model_weights const& weights,
+inline void write_float_tensors(checkpoint_writer& writer, model_weights const& weights, quantization_plan const& plan,
                                 pipeline_options const& options) {
   std::set<std::string> later;
-  for (linear_info const& l : planned_linears(weights)) {
-    later.insert(l.name + ".weight");
-    later.insert(l.name + ".bias");
+  for (planned_linear const& p : plan.quantized()) {
+    later.insert(p.info.name + ".weight");
+    later.insert(p.info.name + ".bias");
   }
   for (std::string const& name : weights.reader().names()) {
     if (later.count(name)) continue;
@@ -172,24 +179,21 @@ inline void write_float_tensors(checkpoint_writer& writer, model_weights const& 
 /// The tensors of one quantized layer; its bias, if the model stores one, as float16.
 inline void write_linear(checkpoint_writer& writer, checkpoint_reader const& reader, std::string const& name,
                          packed_linear const& p) {
-  auto const shape = [](auto const& m) { return std::vector<std::int64_t>{m.rows(), m.cols()}; };
-  writer.add(name + ".qweight", dtype::i32, shape(p.qweight), bytes_of(p.qweight));
-  writer.add(name + ".qzeros", dtype::i32, shape(p.qzeros), bytes_of(p.qzeros));
-  writer.add(name + ".scales", dtype::f16, shape(p.scales), bytes_of(p.scales));
-  writer.add(name + ".g_idx", dtype::i32, {p.in_features}, std::as_bytes(std::span(p.g_idx)));
+  write_quantized(writer, name, view(p), p.format);
   if (tensor_view const* const bias = reader.find(name + ".bias"))
     writer.add(bias->name, dtype::f16, bias->shape, bytes_of(as_float16(*bias)));
 }
 
 /// Bytes of tensor data that a run will write.
-inline std::uint64_t estimated_bytes(model_weights const& weights, pipeline_options const& options) {
+inline std::uint64_t estimated_bytes(model_weights const& weights, quantization_plan const& plan) {
   std::uint64_t bytes = 0;
   for (std::string const& name : weights.reader().names()) bytes += weights.reader().at(name).bytes.size();
-  for (linear_info const& l : planned_linears(weights)) {
+  for (planned_linear const& p : plan.quantized()) {
+    linear_info const& l = p.info;
     bytes -= weights.reader().at(l.name + ".weight").bytes.size();
-    auto const groups = static_cast<std::uint64_t>(group_count(l.inputs, options.spec.group_size));
+    auto const groups = static_cast<std::uint64_t>(group_count(l.inputs, p.spec->group_size));
     auto const in = static_cast<std::uint64_t>(l.inputs), out = static_cast<std::uint64_t>(l.rows);
-    auto const bits = static_cast<std::uint64_t>(options.spec.bits);
+    auto const bits = static_cast<std::uint64_t>(p.spec->bits);
     bytes += in * out * bits / 8 + groups * out * (2 + bits / 8 + 1) + 4 * in;
   }
   return bytes;
@@ -204,27 +208,15 @@ inline std::map<std::string, std::string> kept_metadata(checkpoint_reader const&
   return kept;
 }
 
-/// config.json as found, with the dtype that its float tensors have now.
-inline json output_config(json config, pipeline_options const& options) {
+/// config.json as found, with the dtype that its float tensors have now and what engines must find in it.
+inline json output_config(model_weights const& weights, pipeline_options const& options) {
+  json config = weights.reader().config();
   if (options.to_float16) config[config.contains("dtype") ? "dtype" : "torch_dtype"] = "float16";
+  if (std::string_view const name = weights.config().family->served_architecture; !name.empty()) {
+    config["architectures"] = {std::string(name)};
+    config["num_key_value_heads"] = weights.config().kv_heads;  // null is not read by all
+  }
   return config;
-}
-
-inline quantization_config quantization_settings(pipeline_options const& options) {
-  quant_spec const& s = options.spec;
-  quantization_config c;
-  c.base = {.bits = s.bits, .group_size = s.group_size, .sym = s.sym, .desc_act = scattered_groups(s)};
-  c.format = options.format;
-  c.static_groups = s.static_groups;
-  c.true_sequential = options.true_sequential;
-  c.damp_percent = options.quantize.damp_percent;
-  constexpr char const* orders[] = {"natural", "desc_act", "group_aware"};
-  c.meta = {{"quantizer", {"gptq:" GPTQ_VERSION}},
-            {"order", orders[static_cast<int>(s.order)]},
-            {"mse", std::round(1e6 * static_cast<double>(options.quantize.grid.mse)) / 1e6},
-            {"damp_percent", c.damp_percent.value()}};
-  for (auto const& [key, value] : options.meta) c.meta[key] = value;
-  return c;
 }
 
 }  // namespace detail

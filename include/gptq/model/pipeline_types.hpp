@@ -1,6 +1,7 @@
 /// What a run over a whole model is asked for, and what it reports.
 #pragma once
 
+#include <gptq/checkpoint/dynamic_rules.hpp>
 #include <gptq/core/report.hpp>
 #include <gptq/model/stream.hpp>
 #include <gptq/pack/packed_linear.hpp>
@@ -30,6 +31,10 @@ struct pipeline_options {
   quant_spec spec{.order = default_preset.order};
   quantize_options quantize = default_preset.options;
   shift_options shift = default_preset.shift;  ///< any: the float model runs beside the quantized one
+  std::vector<dynamic_rule> dynamic;  ///< layers that stay in float, or differ from spec; the first match decides
+  bool lm_head = false;               ///< quantize the output head too; refused where it is tied
+  bool all_layers = false;            ///< also those that the family keeps in float for the sake of engines
+  bool as_llama = false;              ///< write TeleChat2 as the Llama checkpoint that computes the same
   checkpoint_format format = checkpoint_format::gptq;
   bool true_sequential = true;  ///< each stage sees the quantized weights of the stages before it
   bool to_float16 = false;      ///< convert the tensors that stay in float, else they are copied bit for bit
@@ -44,6 +49,7 @@ struct linear_record {
   std::string name;
   index_t out_features = 0;
   index_t in_features = 0;
+  quant_spec spec;
   linear_report report;
 };
 
@@ -55,6 +61,7 @@ struct pipeline_report {
   index_t chunk_tokens = 0;  ///< that were worked on together at the end: fewer than asked for where memory was short
   std::uint64_t bytes_before = 0;  ///< of tensor data
   std::uint64_t bytes_after = 0;
+  std::vector<std::string> kept_float;  ///< layers that a rule keeps in float
   std::vector<std::string> warnings;
 
   /// How many layers a caller should have allowed to fall back.

@@ -38,16 +38,13 @@ class model_weights {
   /// The same with settings that need not be those of config.json.
   model_weights(std::filesystem::path const& folder, model_config config)
       : config_(std::move(config)), reader_(folder) {
-    if (auto const settings = read_quantization_config(folder, reader_.config()))
-      quantized_.emplace(reader_, *settings);
-    std::string const root(config_.family->root);
-    names_ = {config_, root};
-    if (!reader_.contains(names_.embedding()) && !reader_.contains(names_.final_norm())) {
-      model_names const bare(config_, "");
-      if (reader_.contains(bare.embedding()) || reader_.contains(bare.final_norm())) names_ = bare;
-    }
-    resolve_tie();
-    check_tensors();
+    open();
+  }
+
+  /// A checkpoint that is open already.
+  explicit model_weights(checkpoint_reader reader)
+      : config_(read_model_config(reader.config(), reader.folder() / "config.json")), reader_(std::move(reader)) {
+    open();
   }
 
   [[nodiscard]] model_config const& config() const { return config_; }
@@ -111,6 +108,19 @@ class model_weights {
   }
 
  private:
+  void open() {
+    if (auto const settings = read_quantization_config(reader_.folder(), reader_.config()))
+      quantized_.emplace(reader_, *settings);
+    std::string const root(config_.family->root);
+    names_ = {config_, root};
+    if (!reader_.contains(names_.embedding()) && !reader_.contains(names_.final_norm())) {
+      model_names const bare(config_, "");
+      if (reader_.contains(bare.embedding()) || reader_.contains(bare.final_norm())) names_ = bare;
+    }
+    resolve_tie();
+    check_tensors();
+  }
+
   /// What is stored decides; see models.md 1.1. The key says which of two stored tensors counts.
   void resolve_tie() {
     std::string const embedding = names_.embedding();
@@ -157,7 +167,9 @@ class model_weights {
     quantized_module const* const q = find_quantized(l.name);
     if (l.has_bias) expect(l.name + ".bias", {l.rows});
     if (!q) return expect(l.name + ".weight", {l.rows, l.inputs});
-    for (char const* const suffix : {".qweight", ".qzeros", ".scales", ".g_idx"}) expected_.insert(l.name + suffix);
+    for (char const* const suffix : {".qweight", ".qzeros", ".scales", ".g_idx", ".weight_packed", ".weight_scale",
+                                     ".weight_shape", ".weight_zero_point", ".weight_g_idx"})
+      expected_.insert(l.name + suffix);
     if (q->tensors.out_features != l.rows || q->tensors.in_features != l.inputs)
       throw format_error(reader_.folder().string() + ": quantized linear '" + l.name + "' is " +
                          std::to_string(q->tensors.out_features) + " x " + std::to_string(q->tensors.in_features) +

@@ -15,12 +15,16 @@
 namespace gptq {
 inline namespace v0 {
 
-/// How zero points are stored: v1 ("gptq") stores zero − 1, v2 ("gptq_v2") the zero itself. v1 can't store zero = 0.
-enum class checkpoint_format : unsigned char { gptq, gptq_v2 };
+/// How a file holds quantized layers. v1 ("gptq") stores zero − 1, so it can't store zero = 0; v2 ("gptq_v2") stores the
+/// zero itself; compressed-tensors holds the words of v2 transposed, under other names.
+enum class checkpoint_format : unsigned char { gptq, gptq_v2, compressed_tensors };
 
-constexpr char const* to_string(checkpoint_format f) { return f == checkpoint_format::gptq ? "gptq" : "gptq_v2"; }
+constexpr char const* to_string(checkpoint_format f) {
+  constexpr char const* names[] = {"gptq", "gptq_v2", "compressed-tensors"};
+  return names[static_cast<unsigned char>(f)];
+}
 
-/// The tensors of one layer, owned.
+/// The tensors of one layer, owned; always in the layout of GPTQ files.
 struct packed_linear {
   quant_spec spec;
   checkpoint_format format = checkpoint_format::gptq;

@@ -15,9 +15,8 @@
 namespace gptq {
 inline namespace v0 {
 
-/// One line's ids. `where` names file and line in the format_error thrown for what is no list of ids of a vocabulary.
-inline std::vector<std::int32_t> parse_ids(std::string_view line, index_t vocabulary_size, std::string const& where) {
-  json const record = parse_json(line, where);
+/// One record's ids. `where` names file and line in the format_error thrown for what is no list of ids of a vocabulary.
+inline std::vector<std::int32_t> ids_of_record(json const& record, index_t vocabulary_size, std::string const& where) {
   json const* list = &record;
   if (record.is_object()) {
     auto const found = record.find("input_ids");
@@ -37,6 +36,9 @@ inline std::vector<std::int32_t> parse_ids(std::string_view line, index_t vocabu
     ids.push_back(id);
   }
   return ids;
+}
+inline std::vector<std::int32_t> parse_ids(std::string_view line, index_t vocabulary_size, std::string const& where) {
+  return ids_of_record(parse_json(line, where), vocabulary_size, where);
 }
 
 /// Reads a file with {"input_ids": […]} or […] on each line: the first `samples` that are not empty, each cut to

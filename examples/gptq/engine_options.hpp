@@ -1,0 +1,57 @@
+/// --engine and --tensor-parallel: who will serve the result.
+#pragma once
+
+#include "console.hpp"
+
+#include <gptq/checkpoint/engines.hpp>
+
+#include <fmt/format.h>
+#include <CLI/CLI.hpp>
+
+#include <string>
+#include <vector>
+
+namespace app {
+
+struct engine_arguments {
+  std::vector<std::string> names;
+  int tensor_parallel = 1;
+};
+
+inline void add_engine_options(CLI::App& command, engine_arguments& a) {
+  command
+      .add_option("--engine", a.names,
+                  "Check for this engine (repeatable): vllm, sglang, transformers, gptqmodel, exllamav2, llama.cpp, "
+                  "ort-genai, openvino")
+      ->check(CLI::IsMember(std::vector<std::string>(gptq::engine_names.begin(), gptq::engine_names.end())))
+      ->allow_extra_args(false)
+      ->type_name("NAME");
+  command.add_option("--tensor-parallel", a.tensor_parallel, "Devices that the engine divides each layer among")
+      ->check(CLI::Range(1, 1024))
+      ->capture_default_str()
+      ->type_name("N");
+}
+
+/// What the engines asked for say of a model.
+inline std::vector<gptq::engine_finding> check_engines(engine_arguments const& a, gptq::served_model model) {
+  model.tensor_parallel = a.tensor_parallel;
+  std::vector<gptq::engine_finding> all;
+  for (std::string const& name : a.names)
+    for (auto& f : gptq::check_engine(model, *gptq::find_engine(name))) all.push_back(std::move(f));
+  return all;
+}
+
+/// "exllamav2 (E1), openvino (P1)": the engines that would refuse the model or get it wrong.
+inline std::string rejecting_engines(gptq::served_model const& model) {
+  std::string text;
+  for (char const* const name : gptq::engine_names) {
+    std::string ids;
+    for (auto const& f : gptq::check_engine(model, *gptq::find_engine(name)))
+      if (f.result != gptq::verdict::degraded && ids.find(f.rule) == std::string::npos)
+        ids += (ids.empty() ? "" : ", ") + f.rule;
+    if (!ids.empty()) text += fmt::format("{}{} ({})", text.empty() ? "" : ", ", name, ids);
+  }
+  return text;
+}
+
+}  // namespace app
