@@ -58,6 +58,9 @@ TEST_CASE("each option of quantize refuses nonsense by its name", "[app]") {
                                                        {"--damp-percent", "1"},
                                                        {"--damp-percent", "nan"},
                                                        {"--damp-percent", "-0.1"},
+                                                       {"--target-shift", "1.5"},
+                                                       {"--residual-shift", "-1"},
+                                                       {"--sweeps", "-1"},
                                                        {"--mse", "-1"},
                                                        {"--mse", "nan"},
                                                        {"--mse", "1e9"},
@@ -67,7 +70,7 @@ TEST_CASE("each option of quantize refuses nonsense by its name", "[app]") {
                                                        {"--shard-size", "0"},
                                                        {"--shard-size", "-4GB"},
                                                        {"--shard-size", "4XB"},
-                                                       {"--preset", "best"},
+                                                       {"--preset", "finest"},
                                                        {"--device", "tpu"},
                                                        {"--device-memory", "10GiB"},  // of the host
                                                        {"--device-memory", "lots"},

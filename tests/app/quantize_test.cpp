@@ -109,6 +109,25 @@ TEST_CASE("more bits diverge less from the model", "[app]") {
   CHECK(last < 1e-3);
 }
 
+TEST_CASE("preset best comes closer to the float model than default, and reports what each step gained", "[app]") {
+  model_copy const m;
+  std::vector<double> kl;
+  for (std::string const preset : {"default", "best"}) {
+    model_copy const copy;
+    auto const report = quantize(copy, {"--preset", preset, "--bits", "3", "--samples", "16"});
+    kl.push_back(perplexity(copy.output(), copy.model()).at("kl").get<double>());
+    auto const& down = report.at("linears").at(27);
+    CHECK(down.at("float_loss").is_null() == (preset == "default"));
+    if (preset == "default") continue;
+    CHECK(report.at("options").at("target_shift") == 1.0);
+    CHECK(down.at("float_loss").get<double>() > 0);
+    CHECK(down.at("refined_loss").get<double>() < down.at("pass_loss").get<double>());
+    CHECK(down.at("rel_loss").get<double>() > down.at("refined_loss").get<double>());
+  }
+  INFO(kl[0] << " and " << kl[1]);
+  CHECK(kl[1] < kl[0]);
+}
+
 TEST_CASE("the report tells versions, options, calibration, every layer, time and memory", "[app]") {
   model_copy const m;
   auto const report = quantize(m, {"--bits", "8", "--engine", "vllm"});
