@@ -45,12 +45,14 @@ std::vector<std::string> encoding_notes(std::filesystem::path const& file, gptq:
 
 #if GPTQ_WITH_TEXT
 
-void require_vocabulary(std::filesystem::path const& tokenizer, std::span<std::int32_t const> ids,
-                        gptq::index_t vocabulary) {
+/// `tokenizer` is what tokenizer::from_file was given: a file, or a folder of which it prefers tokenizer.json.
+void require_vocabulary(std::filesystem::path tokenizer, std::span<std::int32_t const> ids, gptq::index_t vocabulary) {
   auto const outside = std::find_if(ids.begin(), ids.end(), [&](std::int32_t id) { return id >= vocabulary; });
-  if (outside != ids.end())
-    throw gptq::format_error(fmt::format("{}: the tokenizer gives id {}, outside the model's vocabulary of {}",
-                                         tokenizer.string(), *outside, vocabulary));
+  if (outside == ids.end()) return;
+  if (std::filesystem::is_directory(tokenizer))
+    tokenizer /= std::filesystem::exists(tokenizer / "tokenizer.json") ? "tokenizer.json" : "tokenizer.model";
+  throw gptq::format_error(fmt::format("{}: the tokenizer gives id {}, outside the model's vocabulary of {}",
+                                       tokenizer.string(), *outside, vocabulary));
 }
 
 /// The chat format asked for, or that of the folder; its markers must be tokens.
