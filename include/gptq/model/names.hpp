@@ -42,7 +42,7 @@ class model_names {
   }
   /// Empty where the family has no such norm.
   [[nodiscard]] std::string norm(index_t i, block_norm which) const {
-    std::string_view const name = rule().norms[which];
+    std::string_view const name = rule().norms[static_cast<std::size_t>(which)];
     return name.empty() ? std::string() : block(i) + std::string(name) + ".weight";
   }
 
