@@ -28,6 +28,7 @@ using action = std::function<int()>;
 // Each in the file of its name. The subcommand that was asked for sets `run`.
 void add_quantize(CLI::App& root, action& run);
 void add_perplexity(CLI::App& root, action& run);
+void add_generate(CLI::App& root, action& run);
 void add_inspect(CLI::App& root, action& run);
 void add_repack(CLI::App& root, action& run);
 void add_tokenize(CLI::App& root, action& run);

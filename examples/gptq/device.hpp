@@ -4,6 +4,7 @@
 
 #include <gptq/core/float16.hpp>
 #include <gptq/model/evaluate.hpp>
+#include <gptq/model/generate.hpp>
 #include <gptq/model/pipeline_types.hpp>
 
 #include <cstddef>
@@ -41,5 +42,10 @@ gptq::pipeline_report quantize_on_cuda(std::size_t memory, std::filesystem::path
 gptq::evaluation evaluate_on_cuda(std::size_t memory, gptq::model_weights const& model,
                                   std::span<std::int32_t const> ids, gptq::evaluation_options const& options,
                                   gptq::model_weights const* reference, device_usage& usage);
+
+/// gptq::generate in float.
+gptq::generation generate_on_cuda(std::size_t memory, gptq::model_weights const& model,
+                                  std::span<std::int32_t const> prompt, gptq::generate_options const& options,
+                                  device_usage& usage);
 
 }  // namespace app

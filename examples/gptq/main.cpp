@@ -35,6 +35,7 @@ int run(int argc, char** argv) {
   app::action action;
   app::add_quantize(root, action);
   app::add_perplexity(root, action);
+  app::add_generate(root, action);
   app::add_inspect(root, action);
   app::add_repack(root, action);
   app::add_tokenize(root, action);

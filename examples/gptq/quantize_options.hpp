@@ -2,6 +2,7 @@
 #pragma once
 
 #include "app.hpp"
+#include "chat_option.hpp"
 #include "compute.hpp"
 #include "engine_options.hpp"
 #include "module_rules.hpp"
@@ -72,14 +73,7 @@ inline void add_options(CLI::App& command, quantize_arguments& a) {
                   "chats and texts as JSON, the default for .json and .jsonl; ids: {\"input_ids\": [...]} a line")
       ->check(CLI::IsMember({"lines", "windows", "records", "ids"}))
       ->type_name("NAME");
-  command
-      .add_option(
-          "--chat-format", a.calibration.chat_format,
-          "How chats become text: chatml, qwen2, qwen2.5, qwen3, llama3, llama3.1, llama2, mistral, mistral-v3, "
-          "mistral-nemo, telechat2, phi3, gemma; default: as the model's template says")
-      ->check(CLI::IsMember({"chatml", "qwen2", "qwen2.5", "qwen3", "llama3", "llama3.1", "llama2", "mistral",
-                             "mistral-v3", "mistral-nemo", "telechat2", "phi3", "gemma"}))
-      ->type_name("NAME");
+  add_chat_format(command, a.calibration.chat_format);
   command.add_flag("--show-sample", a.calibration.show_sample, "Print the first sample as text");
   command.add_option("--samples", a.calibration.size.samples, "Samples to use, the first of the file")
       ->check(CLI::Range(1, 1 << 30))

@@ -1,6 +1,7 @@
 #include "text_input.hpp"
 
 #include "app.hpp"
+#include "chat_option.hpp"
 #include "console.hpp"
 
 #include <gptq/core/error.hpp>
@@ -31,45 +32,7 @@ namespace {
 /// Text that is tokenized as a whole is held in memory several times over.
 constexpr std::uint64_t max_text = std::uint64_t{1} << 31;
 
-/// What an encoding lost or replaced, as lines for people.
-std::vector<std::string> encoding_notes(std::filesystem::path const& file, gptq::encode_report const& report) {
-  std::vector<std::string> notes;
-  if (report.replaced_sequences > 0)
-    notes.push_back(fmt::format("{}: bytes that are not UTF-8 were read as U+FFFD, {}", file.string(),
-                                counted(report.replaced_sequences, "time")));
-  if (report.lost_characters > 0)
-    notes.push_back(fmt::format("{}: {} not in the vocabulary and left out", file.string(),
-                                counted(report.lost_characters, "character")));
-  return notes;
-}
-
-#if GPTQ_WITH_TEXT
-
-/// `tokenizer` is what tokenizer::from_file was given: a file, or a folder of which it prefers tokenizer.json.
-void require_vocabulary(std::filesystem::path tokenizer, std::span<std::int32_t const> ids, gptq::index_t vocabulary) {
-  auto const outside = std::find_if(ids.begin(), ids.end(), [&](std::int32_t id) { return id >= vocabulary; });
-  if (outside == ids.end()) return;
-  if (std::filesystem::is_directory(tokenizer))
-    tokenizer /= std::filesystem::exists(tokenizer / "tokenizer.json") ? "tokenizer.json" : "tokenizer.model";
-  throw gptq::format_error(fmt::format("{}: the tokenizer gives id {}, outside the model's vocabulary of {}",
-                                       tokenizer.string(), *outside, vocabulary));
-}
-
-/// The chat format asked for, or that of the folder; its markers must be tokens.
-gptq::chat_format conversation_format(calibration_request const& request, std::filesystem::path const& model,
-                                      gptq::tokenizer const& encoder) {
-  auto const named = gptq::find_chat_format(request.chat_format);
-  gptq::chat_format const format = named ? *named : gptq::read_chat_format(model);
-  for (std::string const& marker : gptq::chat_markers(format.kind))
-    if (!encoder.token_to_id(marker))
-      throw gptq::format_error(
-          fmt::format("{}: the tokenizer has no token {}, which chat format {} needs; choose one "
-                      "with --chat-format",
-                      model.string(), marker, to_string(format)));
-  return format;
-}
-
-#else
+#if !GPTQ_WITH_TEXT
 
 [[noreturn]] void refuse_text(std::string const& option) {
   throw gptq::error(option + ": this gptq was built without tokenizers (PCRE2, utf8proc); only token ids can be read");
@@ -94,6 +57,26 @@ bool starts_with_ids(std::filesystem::path const& file) {
 }
 
 }  // namespace
+
+std::vector<std::string> encoding_notes(std::filesystem::path const& file, gptq::encode_report const& report) {
+  std::vector<std::string> notes;
+  if (report.replaced_sequences > 0)
+    notes.push_back(fmt::format("{}: bytes that are not UTF-8 were read as U+FFFD, {}", file.string(),
+                                counted(report.replaced_sequences, "time")));
+  if (report.lost_characters > 0)
+    notes.push_back(fmt::format("{}: {} not in the vocabulary and left out", file.string(),
+                                counted(report.lost_characters, "character")));
+  return notes;
+}
+
+void require_vocabulary(std::filesystem::path tokenizer, std::span<std::int32_t const> ids, gptq::index_t vocabulary) {
+  auto const outside = std::find_if(ids.begin(), ids.end(), [&](std::int32_t id) { return id >= vocabulary; });
+  if (outside == ids.end()) return;
+  if (std::filesystem::is_directory(tokenizer))
+    tokenizer /= std::filesystem::exists(tokenizer / "tokenizer.json") ? "tokenizer.json" : "tokenizer.model";
+  throw gptq::format_error(fmt::format("{}: the tokenizer gives id {}, outside the model's vocabulary of {}",
+                                       tokenizer.string(), *outside, vocabulary));
+}
 
 void require_text_file(std::string const& option, std::filesystem::path const& file, bool whole) {
   auto const refuse = [&](std::string const& why) {
@@ -156,7 +139,7 @@ gptq::calibration_set read_calibration(calibration_request const& request, std::
   if (format == "ids") return gptq::read_ids(request.file, vocabulary, request.size);
 #if GPTQ_WITH_TEXT
   auto const encoder = gptq::tokenizer::from_file(model);
-  auto const chat = [&] { return conversation_format(request, model, encoder); };
+  auto const chat = [&] { return conversation_format(request.chat_format, model, encoder); };
   gptq::calibration_set set = format == "lines" ? gptq::read_lines(request.file, encoder, request.size)
                               : format == "windows"
                                   ? gptq::read_windows(request.file, encoder, request.size)

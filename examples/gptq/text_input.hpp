@@ -4,9 +4,11 @@
 
 #include <gptq/core/matrix.hpp>
 #include <gptq/text/calibration_set.hpp>
+#include <gptq/text/encode_report.hpp>
 
 #include <cstdint>
 #include <filesystem>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -15,6 +17,13 @@ namespace app {
 /// Refuses what can't be read as text, before any work: throws format_error naming option, file and reason. Pipes pass.
 /// `whole`: the file will be held in memory.
 void require_text_file(std::string const& option, std::filesystem::path const& file, bool whole);
+
+/// What an encoding lost or replaced, as lines for people.
+std::vector<std::string> encoding_notes(std::filesystem::path const& file, gptq::encode_report const& report);
+
+/// Refuses ids outside a model's vocabulary. `tokenizer` is what tokenizer::from_file was given: a file, or a folder of
+/// which it prefers tokenizer.json.
+void require_vocabulary(std::filesystem::path tokenizer, std::span<std::int32_t const> ids, gptq::index_t vocabulary);
 
 /// Token ids of the whole file given as --text, by the tokenizer of a folder or a tokenizer.json; warns on stderr of
 /// what was lost. With a `vocabulary` above 0, ids outside it are refused: the tokenizer is another model's.

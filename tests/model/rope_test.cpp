@@ -133,3 +133,25 @@ TEST_CASE("rope: dynamic scaling changes nothing up to the trained length; a lon
   double const base = 1e4 * std::pow(2.0 * 15 / 10 - 1, 2);
   CHECK_THAT(double(tables.sines()(10 + 9, 1)), WithinRel(std::sin(9 / std::sqrt(base)), 1e-6));
 }
+
+TEST_CASE("rope: how far a rule reaches, against the rules of all lengths") {
+  rope_config c{.dim = 8, .theta = 1e4, .factor = 4, .low_frequency = 1, .high_frequency = 4};
+  c.original_positions = 16;
+  c.trained_positions = 24;
+  c.short_factors = {1, 1, 1, 1};
+  c.long_factors = {1, 2, 3, 4};
+  for (rope_type const type : {rope_type::none, rope_type::linear, rope_type::dynamic, rope_type::llama3,
+                               rope_type::yarn, rope_type::longrope, rope_type::telechat}) {
+    c.type = type;
+    CAPTURE(static_cast<int>(type));
+    auto const same = [&](gptq::index_t a, gptq::index_t b) {
+      return gptq::rope_frequencies(c, a) == gptq::rope_frequencies(c, b) &&
+             gptq::rope_scale(c, a) == gptq::rope_scale(c, b);
+    };
+    for (gptq::index_t length = 1; length <= 40; ++length) {
+      gptq::index_t last = length;
+      while (last < 40 && same(length, last + 1)) ++last;
+      CHECK(gptq::rope_reach(c, length, 40) == last);
+    }
+  }
+}

@@ -107,3 +107,20 @@ TEST_CASE("chat formats: a folder's template, wherever it is; one that is not bu
   CHECK_THAT(message_of([&] { gptq::read_chat_format(folder); }),
              test::contains("chat_template.jinja") && test::contains("User: ") && test::contains("--chat-format"));
 }
+
+TEST_CASE("chat formats: an answer stands between its opening and its end") {
+  for (auto const& f : gptq::detail::chat_formats) {
+    CAPTURE(f.name);
+    gptq::chat_format const format{f.kind, f.default_system};
+    std::string const prompt = gptq::format_chat(format, {{chat_role::user, "U"}}) + gptq::answer_opening(format.kind);
+    std::string const whole = gptq::format_chat(format, {{chat_role::user, "U"}, {chat_role::assistant, "A"}});
+    REQUIRE(whole.rfind(prompt, 0) == 0);
+    std::string answer = whole.substr(prompt.size());
+    std::string const think = "<think>\n\n</think>\n\n";  // Qwen3 leaves it to the model
+    if (answer.rfind(think, 0) == 0) answer.erase(0, think.size());
+    answer.erase(0, answer.find_first_not_of(' '));
+    CHECK(answer.substr(0, 1) == "A");
+    answer.erase(0, answer.find_first_not_of(' ', 1));
+    CHECK(answer.rfind(gptq::answer_end(format.kind), 0) == 0);
+  }
+}

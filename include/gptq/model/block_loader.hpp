@@ -2,7 +2,7 @@
 #pragma once
 
 #include <gptq/core/error.hpp>
-#include <gptq/model/weights.hpp>
+#include <gptq/model/load_block.hpp>
 
 #include <array>
 #include <cstddef>

@@ -3,6 +3,7 @@
 
 #include <gptq/core/forward.hpp>
 #include <gptq/model/block_loader.hpp>
+#include <gptq/model/output_head.hpp>
 #include <gptq/model/stream.hpp>
 #include <gptq/model/weights.hpp>
 
@@ -18,45 +19,6 @@
 
 namespace gptq {
 inline namespace v0 {
-
-/// The final norm and the output head.
-template <forward_backend B>
-class output_head {
- public:
-  using activation = typename B::activation;
-  using view = view_of<B, activation>;
-  using const_view = view_of<B, activation const>;
-
-  output_head(B& backend, model_weights const& weights)
-      : backend_(&backend),
-        config_(weights.config()),
-        norm_(backend.template adopt<activation>(weights.final_norm())),
-        head_(backend.template adopt<activation>(weights.head())) {}
-
-  [[nodiscard]] index_t vocabulary() const { return head_.rows(); }
-
-  /// logits [tokens × vocabulary] of states [tokens × hidden] behind the last block; valid until the next call.
-  const_view logits(const_view states) {
-    if (normed_.rows() < states.rows) {
-      normed_ = backend_->template make<activation>(states.rows, head_.cols());
-      logits_ = backend_->template make<activation>(states.rows, head_.rows());
-    }
-    view const x = view(normed_).row_range(0, states.rows);
-    view const y = view(logits_).row_range(0, states.rows);
-    backend_->rms_norm(states, norm_, config_.norm_eps, config_.family->norm_offset, x);
-    backend_->linear(x, head_, const_view(), y);
-    if (config_.logit_softcap > 0) backend_->softcap(config_.logit_softcap, y);
-    return y;
-  }
-
- private:
-  B* backend_;
-  model_config config_;
-  matrix_of<B, activation> norm_;
-  matrix_of<B, activation> head_;
-  matrix_of<B, activation> normed_;
-  matrix_of<B, activation> logits_;
-};
 
 struct evaluation_options {
   index_t context = 512;  ///< tokens of a window; each predicts the next, so a window counts context − 1 predictions

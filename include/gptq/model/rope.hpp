@@ -102,6 +102,15 @@ inline double rope_scale(rope_config const& c, index_t length = 1) {
   return c.scale;
 }
 
+/// The longest text, up to `most` tokens, that is turned as one of that length is.
+inline index_t rope_reach(rope_config const& c, index_t length, index_t most) {
+  index_t last = most;
+  if (c.type == rope_type::dynamic) last = (std::max)(length, c.original_positions);
+  if (c.type == rope_type::longrope && length <= c.original_positions) last = c.original_positions;
+  if (c.type == rope_type::telechat) last = (std::max)(length, c.trained_positions);
+  return (std::min)(last, most);
+}
+
 /// cos and sin of position·frequency, [rows × dim/2] each, not rounded to a 16-bit type. Under some rules texts of
 /// different lengths turn differently: then there are several tables, one under the other.
 template <forward_backend B>

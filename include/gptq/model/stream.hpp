@@ -1,7 +1,6 @@
 /// The states of all calibration tokens, carried through a model block by block and, inside a block, stage by stage.
 #pragma once
 
-#include <gptq/core/float16.hpp>
 #include <gptq/core/forward.hpp>
 #include <gptq/model/block.hpp>
 #include <gptq/model/token_rows.hpp>
@@ -10,7 +9,6 @@
 #include <cstdint>
 #include <functional>
 #include <string>
-#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -67,7 +65,7 @@ class token_stream {
     divide(0);
     states_ = {backend, count, config.hidden, options.states_on_host, most_rows()};
     for (token_range<B> const& t : chunks_) {
-      backend.embed(this->ids().col_range(t.first, t.rows), embedding, working_value(config.embedding_scale),
+      backend.embed(this->ids().col_range(t.first, t.rows), embedding, decoder_.embedding_scale(),
                     states_.write(span(t)));
       states_.store(span(t));
     }
@@ -175,14 +173,6 @@ class token_stream {
   }
 
  private:
-  /// As the public implementation rounds it.
-  static float working_value(float x) {
-    if constexpr (std::is_floating_point_v<activation>)
-      return x;
-    else
-      return to_float(from_float<activation>(x));
-  }
-
   static std::vector<index_t> lengths(samples const& tokens) {
     std::vector<index_t> all;
     for (auto const& sample : tokens)

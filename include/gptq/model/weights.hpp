@@ -6,22 +6,18 @@
 #include <gptq/checkpoint/reader.hpp>
 #include <gptq/checkpoint/tensor.hpp>
 #include <gptq/core/error.hpp>
-#include <gptq/model/block.hpp>
 #include <gptq/model/config.hpp>
 #include <gptq/model/names.hpp>
 #include <gptq/pack/dequantize.hpp>
 
 #include <algorithm>
-#include <array>
 #include <cmath>
-#include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <optional>
 #include <set>
 #include <span>
 #include <string>
-#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -66,6 +62,20 @@ class model_weights {
     if (config_.embedding_norm) norm_rows(rows, load(names_.embedding_norm()));
     return rows;
   }
+  /// The same for some tokens [ids × hidden]. Throws shape_error for an id outside the vocabulary.
+  [[nodiscard]] matrix<float> embedding(std::span<std::int32_t const> ids) const {
+    matrix<float> rows(static_cast<index_t>(ids.size()), config_.hidden);
+    tensor_view const& t = reader_.at(embedding_);
+    for (index_t r = 0; r < rows.rows(); ++r) {
+      index_t const id = ids[static_cast<std::size_t>(r)];
+      if (id < 0 || id >= config_.vocabulary)
+        throw shape_error("token id " + std::to_string(id) + " is outside the vocabulary of " +
+                          std::to_string(config_.vocabulary));
+      load_row(t, id, rows.view().row_range(r, 1));
+    }
+    if (config_.embedding_norm) norm_rows(rows, load(names_.embedding_norm()));
+    return rows;
+  }
   /// [vocabulary × hidden]
   [[nodiscard]] matrix<float> head() const {
     if (tied_) return load(embedding_);
@@ -86,6 +96,24 @@ class model_weights {
     for (linear_info const& l : names_.linears(block, stage))
       load_linear(l.name, all.view().row_range(l.first_row, l.rows));
     return all;
+  }
+
+  /// One of them [outputs × inputs].
+  [[nodiscard]] matrix<float> weight(linear_info const& l) const {
+    matrix<float> out(l.rows, l.inputs);
+    load_linear(l.name, out);
+    return out;
+  }
+
+  /// A linear layer that is packed, or null. Valid while these weights are.
+  [[nodiscard]] packed_view const* packed(linear_info const& l) const {
+    quantized_module const* const q = find_quantized(l.name);
+    return q ? &q->tensors : nullptr;
+  }
+
+  /// The output head as a linear layer, tied or not.
+  [[nodiscard]] linear_info head_layer() const {
+    return {names_.head_module(), 0, config_.vocabulary, config_.hidden, false};
   }
 
   /// The tensor that a linear layer is stored as, or null where that is packed.
@@ -135,7 +163,7 @@ class model_weights {
   /// Throws format_error listing what is missing, or naming the first tensor of a wrong shape or type.
   void check_tensors() {
     expect(embedding_, {config_.vocabulary, config_.hidden});
-    if (!tied_) expect_linear({names_.head_module(), 0, config_.vocabulary, config_.hidden, false});
+    if (!tied_) expect_linear(head_layer());
     if (config_.embedding_norm) expect(names_.embedding_norm(), {config_.hidden});
     expect(names_.final_norm(), {config_.hidden});
     for (index_t i = 0; i < config_.blocks; ++i) {
@@ -203,10 +231,7 @@ class model_weights {
   }
   void load(std::string const& name, matrix_view<float> out) const {
     tensor_view const& t = reader_.at(name);
-    for (index_t r = 0; r < out.rows; ++r) {
-      to_float(t, r * out.cols, out.cols, out.row(r));
-      refuse_non_finite(t, out, r);
-    }
+    for (index_t r = 0; r < out.rows; ++r) load_row(t, r, out.row_range(r, 1));
   }
   void load_linear(std::string const& module, matrix_view<float> out) const {
     if (quantized_module const* const q = find_quantized(module))
@@ -223,14 +248,15 @@ class model_weights {
         rows(r, c) = static_cast<float>(double(rows(r, c)) * inverse) * weight(0, c);
     }
   }
-  static void refuse_non_finite(tensor_view const& t, matrix_view<float> out, index_t r) {
+  static void load_row(tensor_view const& t, index_t r, matrix_view<float> out) {
+    to_float(t, r * out.cols, out.cols, out.data);
     constexpr std::uint32_t exponent = 0x7f800000u;
     bool found = false;
-    for (index_t c = 0; c < out.cols; ++c) found |= (detail::bit_pun<std::uint32_t>(out(r, c)) & exponent) == exponent;
+    for (index_t c = 0; c < out.cols; ++c) found |= (detail::bit_pun<std::uint32_t>(out(0, c)) & exponent) == exponent;
     if (!found) return;
     index_t c = 0;
-    while (std::isfinite(out(r, c))) ++c;
-    throw numeric_error(detail::tensor_place(t) + "holds " + (std::isnan(out(r, c)) ? "NaN" : "Inf") + " at row " +
+    while (std::isfinite(out(0, c))) ++c;
+    throw numeric_error(detail::tensor_place(t) + "holds " + (std::isnan(out(0, c)) ? "NaN" : "Inf") + " at row " +
                         std::to_string(r) + ", column " + std::to_string(c));
   }
 
@@ -244,71 +270,6 @@ class model_weights {
   std::vector<std::string> missing_;
   std::vector<std::string> unexpected_;
 };
-
-namespace detail {
-
-template <class T>
-constexpr bool stored_as(dtype type) {
-  if constexpr (std::is_same_v<T, bfloat16>) return type == dtype::bf16;
-  if constexpr (std::is_same_v<T, float16>) return type == dtype::f16;
-  return std::is_same_v<T, float> && type == dtype::f32;
-}
-
-/// Whether all of a stage is stored in the type that the backend computes with, one layer's rows after the other.
-template <class T>
-bool stored_as(model_weights const& weights, index_t block, int stage) {
-  for (linear_info const& l : weights.names().linears(block, stage)) {
-    tensor_view const* const t = weights.stored(l);
-    if (!t || !stored_as<T>(t->type)) return false;
-  }
-  return true;
-}
-
-/// The stacked weights of a stage. A backend that has upload_bytes(bytes, view) takes what is stored in its own type as
-/// it is, without a way through float on the host.
-template <forward_backend B>
-matrix_of<B, typename B::activation> load_stage_weight(B& b, model_weights const& weights, index_t block, int stage) {
-  using T = typename B::activation;
-  if constexpr (requires(view_of<B, T> to, view_of<B, T const> from, std::span<std::byte const> bytes) {
-                  b.upload_bytes(bytes, to);
-                  b.all_finite(from);
-                }) {
-    if (stored_as<T>(weights, block, stage)) {
-      auto all = b.template make<T>(weights.config().stage_outputs(stage), weights.config().stage_inputs(stage));
-      view_of<B, T> const to = all;
-      for (linear_info const& l : weights.names().linears(block, stage))
-        b.upload_bytes(weights.stored(l)->bytes, to.row_range(l.first_row, l.rows));
-      if (b.all_finite(view_of<B, T const>(to))) return all;  // else the way below says what is wrong
-    }
-  }
-  return b.template adopt<T>(weights.stage_weight(block, stage));
-}
-
-}  // namespace detail
-
-/// The stacked weights of the stages of a block; empty where they are not there yet.
-template <forward_backend B>
-using stage_matrices = std::array<matrix_of<B, typename B::activation>, stage_count>;
-
-/// Block i in the backend's memory, but for those stages of which `ready` has the weights already. Throws numeric_error
-/// naming the tensor for NaN or Inf.
-template <forward_backend B>
-block_weights<B> load_block(B& b, model_weights const& weights, index_t i, stage_matrices<B> ready = {}) {
-  using T = typename B::activation;
-  block_weights<B> block;
-  block.number = i;
-  for (int n = 0; n < norm_count; ++n)
-    if (auto norm = weights.norm(i, static_cast<block_norm>(n)); norm.size() != 0)
-      block.norms[static_cast<std::size_t>(n)] = b.template adopt<T>(std::move(norm));
-  for (int s = 0; s < stage_count; ++s) {
-    auto& stage = block.stages[static_cast<std::size_t>(s)];
-    auto& early = ready[static_cast<std::size_t>(s)];
-    stage.weight = early.rows() > 0 ? std::move(early) : detail::load_stage_weight(b, weights, i, s);
-    stage.bias = b.template adopt<T>(weights.stage_bias(i, s));
-    stage.linears = weights.names().linears(i, s);
-  }
-  return block;
-}
 
 }  // namespace v0
 }  // namespace gptq

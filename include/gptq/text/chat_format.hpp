@@ -266,6 +266,34 @@ inline std::string format_chat(chat_format const& format, conversation const& tu
   return detail::chat_writer(format, turns).run();
 }
 
+/// What a conversation that ends with the user's turn goes on with, so that an answer follows.
+constexpr char const* answer_opening(chat_kind kind) {
+  switch (kind) {
+    case chat_kind::chatml:
+    case chat_kind::qwen3: return "<|im_start|>assistant\n";
+    case chat_kind::llama3:
+    case chat_kind::llama3_1: return "<|start_header_id|>assistant<|end_header_id|>\n\n";
+    case chat_kind::telechat2: return "<_bot>";
+    case chat_kind::phi3: return "<|assistant|>\n";
+    case chat_kind::gemma: return "<start_of_turn>model\n";
+    default: return "";  // [/INST] is there
+  }
+}
+
+/// The token that ends an answer.
+constexpr char const* answer_end(chat_kind kind) {
+  switch (kind) {
+    case chat_kind::chatml:
+    case chat_kind::qwen3: return "<|im_end|>";
+    case chat_kind::llama3:
+    case chat_kind::llama3_1: return "<|eot_id|>";
+    case chat_kind::telechat2: return "<_end>";
+    case chat_kind::phi3: return "<|end|>";
+    case chat_kind::gemma: return "<end_of_turn>";
+    default: return "</s>";
+  }
+}
+
 /// The built-in format that a Jinja template stands for, if it is one of them.
 inline std::optional<chat_format> recognise_template(std::string_view text) {
   auto const has = [&](std::string_view marker) { return text.find(marker) != std::string_view::npos; };

@@ -4,6 +4,7 @@
 #include <gptq/backend/cuda.cuh>
 #include <gptq/backend/cuda/attention.cuh>
 #include <gptq/backend/cuda/evaluate.cuh>
+#include <gptq/backend/cuda/packed_product.cuh>
 #include <gptq/core/forward.hpp>
 
 #include <cstdint>
@@ -13,7 +14,7 @@
 namespace gptq {
 inline namespace v0 {
 
-/// Models quantize_backend, forward_backend, evaluation_backend and what a run over a whole model asks for. T is the type
+/// Models quantize_backend, forward_backend, evaluation_backend, packed_backend and what a run over a whole model asks for. T is the type
 /// of weights and activations: bfloat16 or float16, with sums in fp32; or float, in which everything is fp32.
 template <class T>
 class basic_cuda_model_backend : public cuda_backend {
@@ -58,6 +59,14 @@ class basic_cuda_model_backend : public cuda_backend {
   }
   void linear(const_view x, const_view w, const_view bias, view<T> y) { product(x, w, bias, false, y); }
   void add_linear(const_view x, const_view w, const_view bias, view<T> y) { product(x, w, bias, true, y); }
+  using packed_layer = device_packed_layer;
+  packed_layer adopt_packed(packed_view const& packed) { return detail::upload_packed(*context(), packed); }
+  void linear(const_view x, packed_layer const& w, const_view bias, view<T> y) {
+    detail::multiply_packed<T>(*context(), x, w, bias.data, false, y);
+  }
+  void add_linear(const_view x, packed_layer const& w, const_view bias, view<T> y) {
+    detail::multiply_packed<T>(*context(), x, w, bias.data, true, y);
+  }
   void rotate(view<T> x, head_layout layout, index_t heads, table_view cosines, table_view sines, id_view positions) {
     detail::elementwise(*context(), x.rows, heads * cosines.cols,
                         detail::rotate_element<T>{x, layout, cosines, sines, positions.data});
