@@ -1,0 +1,232 @@
+/// The product of activations with a packed layer, straight from its codes: y = x · Wᵀ with W as dequantize() gives it,
+/// in float. For engines: no other library, no allocation but for scattered groups, no threads of its own, the vector
+/// path chosen by the compiler's flags (AVX-512, AVX2 with FMA, else vectors of 128 bits).
+#pragma once
+
+#include <gptq/pack/bits.hpp>
+#include <gptq/pack/matmul/tile.hpp>
+#include <gptq/pack/packed_linear.hpp>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace gptq {
+inline namespace v0 {
+
+namespace detail {
+
+inline constexpr index_t matmul_outputs = 1024;           ///< of a block: long enough to read rows of words as streams
+inline constexpr index_t matmul_scattered_outputs = 256;  ///< the same where grids of all groups are kept
+inline constexpr index_t matmul_tokens = 64;  ///< of a block: its inputs of a chunk stay in the first-level cache
+
+inline std::int32_t group_of(packed_view const& p, index_t k) {
+  if (p.g_idx) return load<std::int32_t>(p.g_idx, k);
+  return p.spec.group_size == -1 ? 0 : static_cast<std::int32_t>(k / p.spec.group_size);
+}
+
+/// Whether a run of codes, and with it some chunk, may have inputs of several groups. Throws shape_error if g_idx names
+/// a group that does not exist.
+inline bool several_groups(packed_view const& p, index_t run) {
+  bool several = false;
+  for (index_t k = 0; k < p.in_features; ++k) {
+    std::int32_t const g = group_of(p, k);
+    if (g < 0 || g >= p.groups)
+      throw shape_error("g_idx[" + std::to_string(k) + "] = " + std::to_string(g) + " is outside the " +
+                        std::to_string(p.groups) + " groups");
+    if (k % run != 0) several |= g != group_of(p, k - 1);
+  }
+  return several;
+}
+
+/// A block of outputs times a block of tokens, chunk by chunk of inputs. Sums of a chunk of one group are
+/// scale · (Σ x · code' − zero' · Σ x), with codes and zero points centred at 2^(bits−1).
+template <class Path, int Bits>
+class matmul_block {
+  using run = code_run<Bits>;
+  static constexpr int tile = matmul_tile;
+
+  packed_view const& p_;
+  index_t first_;  ///< output
+  matrix_view<float const> in_;
+  matrix_view<float> y_;
+  std::int32_t group_ = -1;   ///< whose grid is in scales_ and zeros_
+  std::vector<float> grids_;  ///< of all groups, where a chunk has several: scales, then zero points
+
+  alignas(64) float x_[matmul_chunk * matmul_tokens];
+  alignas(64) float scales_[matmul_outputs];
+  alignas(64) float zeros_[matmul_outputs];
+  alignas(64) float sums_[Path::tokens * tile];
+  alignas(64) std::int32_t words_[static_cast<std::size_t>(matmul_chunk * Bits / 32 * tile)];
+  std::uint8_t fields_[matmul_outputs + run::codes];
+  float x_sums_[matmul_tokens];
+  std::int32_t groups_[matmul_chunk];
+
+  /// Scales and centred zero points of the block's outputs in group g.
+  void read_grid(index_t g, float* scales, float* zeros) {
+    index_t const at = g * p_.out_features + first_, n = y_.cols;
+    switch (p_.scales_type) {
+      case scale_type::f16:
+        for (index_t i = 0; i < n; ++i) scales[i] = to_float(load<float16>(p_.scales, at + i));
+        break;
+      case scale_type::bf16:
+        for (index_t i = 0; i < n; ++i) scales[i] = to_float(load<bfloat16>(p_.scales, at + i));
+        break;
+      default:
+        for (index_t i = 0; i < n; ++i) scales[i] = load<float>(p_.scales, at + i);
+    }
+    index_t const before = first_ % run::codes;  // fields are read from the start of a run on
+    std::byte const* const row =
+        p_.qzeros + 4 * (g * word_count(p_.out_features, Bits) + (first_ - before) / run::codes * run::words);
+    unpack_rows<Bits>(row, 4, {fields_, before + n, 1});
+    int const one = p_.format == checkpoint_format::gptq ? 1 : 0;
+    for (index_t i = 0; i < n; ++i)
+      zeros[i] = static_cast<float>(((fields_[before + i] + one) & ((1 << Bits) - 1)) - (1 << (Bits - 1)));
+  }
+
+  /// Tokens that are computed together when `left` are left: rather some of nothing than many by themselves.
+  static index_t width(index_t left) { return 2 * left >= Path::tokens ? Path::tokens : 1; }
+
+  /// Copies inputs [k, k + count) to [token tile][input][token], zeros past the ends.
+  void read_inputs(index_t k, index_t count, index_t padded) {
+    float* to = x_;
+    for (index_t t = 0; t < in_.rows; t += width(in_.rows - t)) {
+      index_t const wide = width(in_.rows - t);
+      for (index_t j = 0; j < wide; ++j) {
+        bool const real = t + j < in_.rows;
+        float const* const from = real ? in_.row(t + j) + k : nullptr;
+        float sum = 0;
+        for (index_t i = 0; i < padded; ++i) {
+          float const value = real && i < count ? from[i] : 0.0f;
+          to[i * wide + j] = value;
+          sum += value;
+        }
+        if (real) x_sums_[t + j] = sum;
+      }
+      to += wide * padded;
+    }
+  }
+
+  template <int Tokens, bool Grouped>
+  void add_tile(std::byte const* words, index_t stride, index_t runs, float const* x, index_t t, index_t n) {
+    matmul_groups groups;
+    if constexpr (Grouped) groups = {grids_.data() + n, grids_.data() + p_.groups * y_.cols + n, y_.cols, groups_};
+    multiply_tile<Path, Bits, Tokens, Grouped>(words, stride, static_cast<int>(runs), x, groups, sums_);
+    index_t const tokens = std::min<index_t>(Tokens, in_.rows - t), cols = std::min<index_t>(tile, y_.cols - n);
+    for (index_t j = 0; j < tokens; ++j) {
+      float* const __restrict y = y_.row(t + j) + n;
+      float const* const sum = sums_ + j * tile;
+      float const x_sum = x_sums_[t + j];
+      for (index_t c = 0; c < cols; ++c) {
+        if constexpr (Grouped)
+          y[c] += sum[c];
+        else
+          y[c] += scales_[n + c] * (sum[c] * Path::template unit<Bits> - zeros_[n + c] * x_sum);
+      }
+    }
+  }
+
+  template <bool Grouped>
+  void add_chunk(index_t k, index_t count) {
+    index_t const runs = (count + run::codes - 1) / run::codes, padded = runs * run::codes;
+    index_t const stride = 4 * p_.out_features, row = k * Bits / 32;
+    index_t const rows = std::min<index_t>(runs * run::words, word_count(p_.in_features, Bits) - row);
+    read_inputs(k, count, padded);
+    if constexpr (Grouped)
+      for (index_t i = 0; i < padded; ++i) groups_[i] = group_of(p_, k + std::min(i, count - 1));
+    for (index_t n = 0; n < y_.cols; n += tile) {
+      std::byte const* words = p_.qweight + row * stride + 4 * (first_ + n);
+      index_t words_stride = stride;
+      if (index_t const cols = std::min<index_t>(tile, y_.cols - n); cols < tile || rows < runs * run::words) {
+        std::fill_n(words_, runs * run::words * tile, 0);  // a ragged end is completed with zeros
+        for (index_t r = 0; r < rows; ++r)
+          std::memcpy(words_ + r * tile, words + r * stride, static_cast<std::size_t>(4 * cols));
+        words = reinterpret_cast<std::byte const*>(words_);
+        words_stride = 4 * tile;
+      }
+      float const* x = x_;
+      for (index_t t = 0; t < in_.rows;) {
+        index_t const wide = width(in_.rows - t);
+        if (wide == 1)
+          add_tile<1, Grouped>(words, words_stride, runs, x, t, n);
+        else
+          add_tile<Path::tokens, Grouped>(words, words_stride, runs, x, t, n);
+        x += wide * padded;
+        t += wide;
+      }
+    }
+  }
+
+ public:
+  matmul_block(packed_view const& p, index_t first, matrix_view<float const> x, matrix_view<float> y)
+      : p_(p), first_(first), in_(x), y_(y) {}
+
+  void run_all() {
+    for (index_t k = 0; k < p_.in_features;) {
+      index_t const most = std::min<index_t>(matmul_chunk, p_.in_features - k);
+      std::int32_t const g = group_of(p_, k);
+      index_t same = 1;
+      while (same < most && group_of(p_, k + same) == g) ++same;
+      if (same < most) same -= same % run::codes;  // chunks begin where a word does
+      if (same > 0) {
+        if (g != group_) read_grid(group_ = g, scales_, zeros_);
+        add_chunk<false>(k, same);
+        k += same;
+        continue;
+      }
+      if (grids_.empty()) {
+        // A tile reads whole vectors: behind the last row there is room for a tile.
+        grids_.resize(static_cast<std::size_t>(2 * p_.groups * y_.cols + tile));
+        for (index_t i = 0; i < p_.groups; ++i)
+          read_grid(i, grids_.data() + i * y_.cols, grids_.data() + (p_.groups + i) * y_.cols);
+      }
+      add_chunk<true>(k, most);
+      k += most;
+    }
+  }
+};
+
+}  // namespace detail
+
+/// Outputs [first, first + y.cols) of a packed layer: y = x · Wᵀ + bias, x [tokens × in], y [tokens × those outputs],
+/// bias empty or of those outputs. Ranges can be done in parallel; multiples of 64 outputs, best of 1024 or more, leave
+/// no lanes idle. Sums are taken in float, chunk by chunk of inputs, and agree with the product of the dequantized
+/// weights to float rounding; they do not depend on how outputs are cut into ranges. `y` must not overlap `x`.
+/// Throws shape_error if sizes do not fit or g_idx names a group that does not exist.
+template <class Path = matmul_path>
+void matmul(packed_view const& p, index_t first, matrix_view<float const> x, matrix_view<float> y,
+            std::span<float const> bias = {}) {
+  if (first < 0 || y.cols < 0 || first > p.out_features - y.cols || x.cols != p.in_features || x.rows != y.rows ||
+      (!bias.empty() && static_cast<index_t>(bias.size()) != y.cols))
+    throw shape_error("matmul: inputs " + std::to_string(x.rows) + " x " + std::to_string(x.cols) + ", outputs [" +
+                      std::to_string(first) + ", +" + std::to_string(y.cols) + ") in " + std::to_string(y.rows) +
+                      " rows and " + std::to_string(bias.size()) + " biases for a " + std::to_string(p.out_features) +
+                      " x " + std::to_string(p.in_features) + " layer");
+  for (index_t t = 0; t < y.rows; ++t)
+    for (index_t n = 0; n < y.cols; ++n) y(t, n) = bias.empty() ? 0.0f : bias[static_cast<std::size_t>(n)];
+  detail::with_bits(p.spec.bits, [&]<int Bits>() {
+    bool const several = detail::several_groups(p, detail::code_run<Bits>::codes);
+    index_t const outputs = several ? detail::matmul_scattered_outputs : detail::matmul_outputs;
+    for (index_t t = 0; t < y.rows; t += detail::matmul_tokens)
+      for (index_t n = 0; n < y.cols; n += outputs) {
+        index_t const rows = std::min(detail::matmul_tokens, y.rows - t);
+        index_t const cols = std::min(outputs, y.cols - n);
+        detail::matmul_block<Path, Bits>(p, first + n, x.row_range(t, rows), y.block(t, n, rows, cols)).run_all();
+      }
+  });
+}
+
+/// All outputs.
+template <class Path = matmul_path>
+void matmul(packed_view const& p, matrix_view<float const> x, matrix_view<float> y, std::span<float const> bias = {}) {
+  if (y.cols != p.out_features)
+    throw shape_error("matmul: " + std::to_string(y.cols) + " outputs for a layer with " +
+                      std::to_string(p.out_features));
+  matmul<Path>(p, 0, x, y, bias);
+}
+
+}  // namespace v0
+}  // namespace gptq
