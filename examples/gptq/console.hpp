@@ -23,8 +23,11 @@ inline std::string one_line(std::string_view text) {
   return out;
 }
 
+/// Writes to stderr. Where that fails (a full disk, a reader that has gone) a run goes on without a word.
+inline void tell(std::string_view text) { std::fwrite(text.data(), 1, text.size(), stderr); }
+
 /// One line on stderr. Nothing but results goes to stdout.
-inline void say(std::string_view text) { fmt::print(stderr, "gptq: {}\n", one_line(text)); }
+inline void say(std::string_view text) { tell(fmt::format("gptq: {}\n", one_line(text))); }
 inline void warn(std::string_view text) { say(fmt::format("warning: {}", text)); }
 
 inline bool stderr_is_terminal() { return ::isatty(STDERR_FILENO) == 1; }

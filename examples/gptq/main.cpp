@@ -7,6 +7,9 @@
 
 #include <CLI/CLI.hpp>
 
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <cerrno>
 #include <csignal>
 #include <cstdio>
@@ -17,6 +20,12 @@
 #include <system_error>
 
 namespace {
+
+/// Where a standard stream is closed, the next file to be opened would get its number, and what is printed with it.
+void fill_standard_streams() {
+  for (int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO})  // the lowest number that is free is the one opened
+    if (::fcntl(fd, F_GETFD) < 0) static_cast<void>(::open("/dev/null", fd == STDERR_FILENO ? O_WRONLY : O_RDONLY));
+}
 
 int fail(app::exit_code code, std::string const& text) {
   app::say(text);
@@ -55,6 +64,7 @@ int run(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  fill_standard_streams();
   // Failed writes are errors with a message and a clean-up, not the end of the process.
   std::signal(SIGPIPE, SIG_IGN);
   std::signal(SIGXFSZ, SIG_IGN);

@@ -34,7 +34,7 @@ inline std::vector<gptq::dynamic_rule> resolve_rules(rule_arguments const& a, gp
       throw usage_error(fmt::format("--bits-for: {} is not of the form pattern=bits", text));
     add("--bits-for", "+:" + text.substr(0, split), {{"bits", number[0] - '0'}});
   }
-  std::string where = "command line";
+  std::string where = "--dynamic, --skip, --bits-for";
   if (!a.dynamic.empty()) {
     auto const start = a.dynamic.find_first_not_of(" \t\n");
     bool const is_text = start != std::string::npos && a.dynamic[start] == '{';

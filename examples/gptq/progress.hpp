@@ -43,13 +43,13 @@ class status_line {
     if (!live_ || (shown_ && since_.seconds() < 0.1)) return;
     winsize size{};
     std::size_t const columns = ::ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 1 ? size.ws_col : 80;
-    fmt::print(stderr, "\r\x1b[K{}", text.substr(0, columns - 1));
+    tell(fmt::format("\r\x1b[K{}", text.substr(0, columns - 1)));
     std::fflush(stderr);
     shown_ = true;
     since_ = {};
   }
   void clear() {
-    if (shown_) fmt::print(stderr, "\r\x1b[K");
+    if (shown_) tell("\r\x1b[K");
     shown_ = false;
   }
 
@@ -79,7 +79,7 @@ class quantize_progress {
     if (line_.live())
       line_.show(fmt::format("block {} of {}, {}{}", p.block + 1, p.blocks, gptq::stage_names[p.stage], speed()));
     else if (p.block != announced_)
-      fmt::print(stderr, "block {} of {}{}\n", p.block + 1, p.blocks, p.block > 0 ? speed() : "");
+      tell(fmt::format("block {} of {}{}\n", p.block + 1, p.blocks, p.block > 0 ? speed() : ""));
     announced_ = p.block;
   }
   void finish() { line_.clear(); }
@@ -98,7 +98,7 @@ class evaluate_progress {
     std::string const text = fmt::format("block {} of {}{}", done, all, time_left(share, since_.seconds()));
     if (line_.live()) return line_.show(text);
     if (quiet_.seconds() < 10) return;
-    fmt::print(stderr, "{}\n", text);
+    tell(fmt::format("{}\n", text));
     quiet_ = {};
   }
   void finish() { line_.clear(); }

@@ -100,7 +100,7 @@ int quantize(quantize_arguments const& a) {
   stopwatch const clock;
   gptq::pipeline_options const options = resolve(a);
   calibration_format(a.calibration);
-  report_file const report(a.report, a.output);
+  report_file const report(a.report, a.model, a.output, {a.calibration.file, a.rules.dynamic});
   use(a.compute);
 
   gptq::model_config const config = gptq::read_model_config(a.model);

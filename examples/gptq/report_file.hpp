@@ -14,6 +14,7 @@
 #include <cerrno>
 #include <cstdio>
 #include <filesystem>
+#include <initializer_list>
 #include <system_error>
 #include <utility>
 
@@ -22,8 +23,11 @@ namespace app {
 /// The ending says what kind of report is wanted: .json is the one there is.
 class report_file {
  public:
-  /// An empty path is no report. `output` is a folder that will exist when the report is written; it may hold it.
-  report_file(std::filesystem::path file, std::filesystem::path const& output) : file_(std::move(file)) {
+  /// An empty path is no report. `output` is a folder that will exist when the report is written; it may hold it. The
+  /// report takes the place of no file of `source`, of the result, or among `inputs`.
+  report_file(std::filesystem::path file, std::filesystem::path const& source, std::filesystem::path const& output,
+              std::initializer_list<std::filesystem::path> inputs)
+      : file_(std::move(file)) {
     if (file_.empty()) return;
     if (file_.extension() != ".json") throw usage_error(fmt::format("--report: {} must end in .json", file_.string()));
     std::error_code none;
@@ -34,7 +38,17 @@ class report_file {
     auto target = std::filesystem::absolute(output, none).lexically_normal();
     if (!target.has_filename()) target = target.parent_path();
     if (absolute == target) refuse("is the output folder");
-    if (absolute.parent_path() == target) return;
+    if (std::filesystem::equivalent(absolute.parent_path(), source, none))
+      refuse("is in the folder of the source, which is never written to");
+    for (auto const& input : inputs)
+      if (std::filesystem::equivalent(absolute, input, none)) refuse("is read by this run");
+    if (absolute.parent_path() == target) {
+      auto const name = absolute.filename();
+      if (name == "quantize_config.json" || name == "model.safetensors.index.json" ||
+          std::filesystem::exists(source / name, none))
+        refuse("is the name of a file of the result");
+      return;
+    }
     // The report is to be written there under another name first.
     try {
       gptq::output_file(temporary()).discard();

@@ -39,8 +39,9 @@ struct run_result {
 
 struct run_options {
   rlim_t file_limit = RLIM_INFINITY;  ///< bytes that a file may have: what a full disk looks like
-  std::string out_file;               ///< where stdout goes instead of being kept
+  std::string out_file = {};          ///< where stdout goes instead of being kept
   int err_descriptor = -1;            ///< the same for stderr
+  std::vector<int> closed = {};       ///< standard streams that are not there
 };
 
 /// A process that runs the app, with one thread unless the arguments say otherwise. Ended by force after two minutes.
@@ -67,6 +68,9 @@ class app_process {
     ::dup2(in_fd, 0);
     ::dup2(out_fd, 1);
     ::dup2(err_fd, 2);
+    for (int const fd : {in_fd, out_fd, err_fd})
+      if (fd > 2) ::close(fd);
+    for (int const fd : options.closed) ::close(fd);
     ::execv(program.c_str(), argv.data());
     ::_exit(127);
   }

@@ -260,6 +260,16 @@ TEST_CASE("a model that is quantized already is refused", "[app]") {
   CHECK(test::names_in(m.results()) == std::vector<std::string>{"out"});
 }
 
+TEST_CASE("weights too large for float16 scales are refused, naming the layer among those that share an input",
+          "[app]") {
+  model_copy const m;
+  m.edit_weights(
+      [](tensor_file& f) { f.set("model.layers.0.mlp.up_proj.weight", 2 * 128, "\xff\x49"); });  // 2e6, row 1
+  auto const r = test::run_app(m.small_run());
+  CHECK(r.code == 1);
+  CHECK_THAT(r.err, test::contains("model.layers.0.mlp.up_proj: quantize: the scale of output 1, group 0"));
+}
+
 TEST_CASE("activations that overflow are refused, naming the layer", "[app]") {
   model_copy const m;
   m.edit_weights([](tensor_file& f) {

@@ -4,11 +4,15 @@
 
 #include <size.hpp>
 
+#include <fcntl.h>
+#include <unistd.h>
+
 namespace {
 
 using test::check_refused;
 using test::model_copy;
 using test::run_app;
+using test::run_well;
 
 }  // namespace
 
@@ -106,6 +110,26 @@ TEST_CASE("output that can't be written is an error", "[app]") {
   auto const r = run_app({"tokenize", m.model().string(), "--text", text}, {.out_file = "/dev/full"});
   CHECK(r.code == 1);
   CHECK_THAT(r.err, test::contains("standard output") && test::contains("No space left"));
+}
+
+TEST_CASE("messages that can't be written end no run", "[app]") {
+  model_copy const m;
+  int const full = ::open("/dev/full", O_WRONLY | O_CLOEXEC);
+  REQUIRE(full > 2);
+  auto const r = run_app(m.small_run(), {.err_descriptor = full});
+  CHECK(r.code == 0);
+  run_well({"inspect", m.output().string()});
+  CHECK(run_app(m.small_run(), {.err_descriptor = full}).code == 1);  // the output exists
+  ::close(full);
+}
+
+TEST_CASE("no file takes the place of a standard stream that is closed", "[app]") {
+  model_copy const m;
+  CHECK(run_app(m.small_run(), {.closed = {2}}).code == 0);
+  run_well({"inspect", m.output().string()});
+  std::filesystem::remove_all(m.output());
+  CHECK(run_app(m.small_run(), {.closed = {0, 1, 2}}).code == 1);  // the table can't be written
+  run_well({"inspect", m.output().string()});
 }
 
 TEST_CASE("sizes are read in decimal and binary units", "[app]") {

@@ -182,6 +182,23 @@ TEST_CASE("the report may go into the output folder, and one that can't be writt
   CHECK(test::names_in(m.results()) == std::vector<std::string>{"out"});
 }
 
+TEST_CASE("the report takes the place of nothing that is read or written beside it", "[app]") {
+  model_copy const m;
+  auto const refused = [&](std::filesystem::path const& file, char const* why, std::vector<std::string> more = {}) {
+    more.insert(more.end(), {"--report", file.string()});
+    m.check_refused({"--report", why}, more, 1);
+  };
+  auto const rules = m.folder() / "rules.json";
+  std::ofstream(rules) << R"({"-:nothing": {}})";
+  refused(m.model() / "config.json", "folder of the source");
+  refused(m.results() / ".." / m.model().filename() / "new.json", "folder of the source");
+  refused(rules, "is read by this run", {"--dynamic", rules.string()});
+  refused(m.output() / "config.json", "a file of the result");
+  refused(m.output() / "tokenizer.json", "a file of the result");
+  refused(m.output() / "quantize_config.json", "a file of the result");
+  CHECK(gptq::read_json(m.model() / "config.json").contains("model_type"));
+}
+
 TEST_CASE("an explicit option overrides its preset", "[app]") {
   model_copy const m;
   auto const options = quantize(m, {"--preset", "parity"}).at("options");

@@ -133,9 +133,17 @@ TEST_CASE("config: rotary settings that are absent or default scale nothing") {
   CHECK(parse(config).rope.theta == 10000);
 }
 
-TEST_CASE("config: part of a head may be rotated") {
-  CHECK(parse(with("partial_rotary_factor", 0.5)).rope.dim == 4);
-  CHECK_THAT(refusal(with("partial_rotary_factor", 0.125)), test::contains("partial_rotary_factor"));
+TEST_CASE("config: part of a head may be rotated, in the family where all engines do so") {
+  auto const part = [](double factor) {
+    json config = with("partial_rotary_factor", factor);
+    config["model_type"] = "phi3";
+    return config;
+  };
+  CHECK(parse(part(0.5)).rope.dim == 4);
+  CHECK_THAT(refusal(part(0.125)), test::contains("partial_rotary_factor"));
+  CHECK_THAT(refusal(with("partial_rotary_factor", 0.5)),
+             test::contains("\"partial_rotary_factor\" is not supported in this family"));
+  CHECK(parse(with("partial_rotary_factor", 1)).rope.dim == 8);
 }
 
 TEST_CASE("config: sliding windows") {

@@ -32,6 +32,17 @@ TEST_CASE("lines end in LF, the last may lack it, and they are counted") {
   CHECK_FALSE(lines.next(line));
 }
 
+TEST_CASE("UTF-16 is refused, whole or line by line") {
+  test::temp_dir const dir;
+  for (std::string const text : {"\xFF\xFEh", "\xFE\xFF"}) {
+    auto const file = dir.write("a.txt", text);
+    CHECK_THROWS_WITH(gptq::read_text(file), test::contains("a.txt: UTF-16 text; UTF-8 is needed"));
+    std::string line;
+    CHECK_THROWS_AS(gptq::line_reader(file).next(line), gptq::format_error);
+  }
+  CHECK(gptq::read_text(dir.write("b.txt", "\xFF")) == "\xFF");
+}
+
 TEST_CASE("files that can't be read are named") {
   test::temp_dir const dir;
   CHECK_THROWS_WITH(gptq::read_text(dir / "none.txt"), test::contains("none.txt: can't open: No such file"));

@@ -108,6 +108,7 @@ inline rope_config read_rope(config_keys const& keys, family_rule const& family,
       scaling.has("rope_theta") ? scaling.number("rope_theta", 1, 1e12) : keys.number("rope_theta", 1, 1e12, 1e4);
   auto const& partial = scaling.has("partial_rotary_factor") ? scaling : keys;
   double const part = partial.number("partial_rotary_factor", 0, 1, 1);
+  if (part != 1 && !family.partial_rotary) partial.fail("partial_rotary_factor", "is not supported in this family");
   rope.dim = static_cast<index_t>(std::floor(part * double(head_dim)));
   if (rope.dim < 2 || rope.dim % 2 != 0)
     keys.fail(part < 1 ? "partial_rotary_factor" : "head_dim",

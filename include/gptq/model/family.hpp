@@ -104,6 +104,7 @@ struct family_rule {
 
   bool tied = false;              ///< the head is the embedding where config.json does not say
   bool norm_offset = false;       ///< norms multiply by 1 + weight
+  bool partial_rotary = false;    ///< partial_rotary_factor is read; elsewhere engines disagree about it: refused
   bool scaled_embedding = false;  ///< embeddings are multiplied by sqrt(hidden)
   // A family that has one of these gives the value for a config.json without the key; 0: the key is not read.
   double query_scalar = 0;   ///< query_pre_attn_scalar: scores are divided by its root instead of that of head_dim
@@ -158,7 +159,8 @@ inline constexpr std::array<family_rule, 7> families = {{
      .stages = {{{{{{"self_attn.qkv_proj", linear_output::queries_keys_values}}}},
                  {{{{"self_attn.o_proj", linear_output::hidden}}}},
                  {{{{"mlp.gate_up_proj", linear_output::gate_and_up}}}},
-                 {{{{"mlp.down_proj", linear_output::hidden}}}}}}},
+                 {{{{"mlp.down_proj", linear_output::hidden}}}}}},
+     .partial_rotary = true},
     {.model_type = "qwen2",  // the biases are in no key of config.json
      .label = "Qwen2 and 2.5",
      .window = window_rule::flagged,

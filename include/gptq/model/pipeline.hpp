@@ -13,6 +13,7 @@
 #include <gptq/model/weights.hpp>
 #include <gptq/quant/quantize.hpp>
 
+#include <algorithm>
 #include <array>
 #include <chrono>
 #include <filesystem>
@@ -247,6 +248,10 @@ class model_quantizer {
           return s.moved ? quantize_stack(b_, stacked, s.h, *s.moved, options_.shift, spec, solve_options_)
                          : quantize_stack(b_, stacked, s.h, spec, solve_options_);
         });
+      } catch (scale_error const& e) {
+        auto const l = std::find_if(linears.begin(), linears.end(),
+                                    [&](linear_info const& i) { return e.output < i.first_row + i.rows; });
+        throw numeric_error(l->name + ": " + scale_error(e.output - l->first_row, e.group).what());
       } catch (numeric_error const& e) {
         throw numeric_error(linears.front().name + ": " + e.what());
       }

@@ -1,6 +1,7 @@
 /// Weights and a Hessian in, codes out.
 #pragma once
 
+#include <gptq/core/error.hpp>
 #include <gptq/core/quantized_linear.hpp>
 #include <gptq/quant/losses.hpp>
 #include <gptq/quant/refine.hpp>
@@ -17,6 +18,18 @@
 
 namespace gptq {
 inline namespace v0 {
+
+/// A scale that float16 can't hold, because the weights are too large.
+class scale_error : public numeric_error {
+ public:
+  scale_error(index_t row, index_t column_group)
+      : numeric_error("quantize: the scale of output " + std::to_string(row) + ", group " +
+                      std::to_string(column_group) + " is not finite: the weights are too large for float16 scales"),
+        output(row),
+        group(column_group) {}
+  index_t output;  ///< in the stack
+  index_t group;
+};
 
 /// A solved stack of linear layers that share their input, and the losses of each output.
 template <quantize_backend B>
@@ -172,9 +185,7 @@ quantized_stack<B> solve_all(Width width, B& b, solve_input<B, W> const& input, 
   b.download(const_view(scales), host_scales.view());
   for (index_t i = 0; i < host_scales.size(); ++i) {
     scalar const s = host_scales.data()[i];
-    if (!std::isfinite(s))
-      throw numeric_error("quantize: the scale of output " + std::to_string(i % out) + ", group " +
-                          std::to_string(i / out) + " is not finite: the weights are too large for float16 scales");
+    if (!std::isfinite(s)) throw scale_error(i % out, i / out);
     if (options.grid.round_scales && s <= scalar(smallest_float16)) ++linear.report.scale_underflows;
   }
   if constexpr (std::is_same_v<scalar, float>) {

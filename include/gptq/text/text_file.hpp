@@ -1,4 +1,5 @@
-/// Text files, whole or line by line; pipes too. A byte-order mark at the start is no part of the text.
+/// Text files, whole or line by line; pipes too. A byte-order mark at the start is no part of the text; that of UTF-16 is
+/// refused.
 #pragma once
 
 #include <gptq/checkpoint/message.hpp>
@@ -16,7 +17,7 @@
 namespace gptq {
 inline namespace v0 {
 
-/// Reads lines that end in LF; the last may lack it. Throws format_error naming the file that can't be read.
+/// Reads lines that end in LF; the last may lack it. Throws format_error naming the file that can't be read or is UTF-16.
 class line_reader {
  public:
   explicit line_reader(std::filesystem::path file) : file_(std::move(file)) {
@@ -56,8 +57,11 @@ class line_reader {
   }
 
  private:
-  static void drop_mark(std::string& text) {
-    if (std::string_view(text).substr(0, 3) == "\xEF\xBB\xBF") text.erase(0, 3);
+  void drop_mark(std::string& text) const {
+    std::string_view const start = std::string_view(text).substr(0, 3);
+    if (start == "\xEF\xBB\xBF") text.erase(0, 3);
+    if (start.starts_with("\xFF\xFE") || start.starts_with("\xFE\xFF"))
+      throw format_error(file_.string() + ": UTF-16 text; UTF-8 is needed");
   }
 
   std::filesystem::path file_;
