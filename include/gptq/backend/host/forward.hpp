@@ -159,19 +159,31 @@ class basic_host_forward {
   }
 
   /// Slabs of rows, one product each, two for a thread where they stay tall: a little faster than Eigen's own division
-  /// of work, which serves where rows are few.
+  /// of work, which serves where rows are few. For a row or two it has none: then slabs of columns.
   template <bool Add>
   static void product(const_view x, const_view w, const_view bias, view y) {
     index_t const threads = detail::thread_count();
+    if (y.rows <= 2) {
+      index_t const piece =
+          std::max((y.cols + threads - 1) / threads, (index_t(1) << 15) / std::max(w.cols, index_t(1)));
+      detail::parallel_pieces(y.cols, std::max(piece, index_t(1)), [&](index_t first, index_t count) {
+        slab<Add>(x, w.row_range(first, count), bias.data ? bias.col_range(first, count) : bias,
+                  y.col_range(first, count));
+      });
+      return;
+    }
     index_t const parts = y.rows < 64 * threads ? 1 : y.rows < 1024 * threads ? threads : 2 * threads;
     detail::parallel_pieces(y.rows, std::max((y.rows + parts - 1) / parts, index_t(1)),
                             [&](index_t first, index_t count) {
-                              view const slab = y.row_range(first, count);
-                              auto out = detail::eigen(slab);
-                              if (!Add) out.setZero();
-                              if (bias.data) out.rowwise() += detail::eigen(bias).row(0);
-                              detail::add_product<false, true, T>(T(1), x.row_range(first, count), w, slab);
+                              slab<Add>(x.row_range(first, count), w, bias, y.row_range(first, count));
                             });
+  }
+  template <bool Add>
+  static void slab(const_view x, const_view w, const_view bias, view y) {
+    auto out = detail::eigen(y);
+    if (!Add) out.setZero();
+    if (bias.data) out.rowwise() += detail::eigen(bias).row(0);
+    detail::add_product<false, true, T>(T(1), x, w, y);
   }
 
   matrix<T> scores_;
