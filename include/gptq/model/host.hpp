@@ -7,9 +7,12 @@
 #include <gptq/model/pipeline.hpp>
 #include <gptq/model/stage.hpp>
 #include <gptq/pack/dequantize.hpp>
+#include <gptq/pack/matmul.hpp>
 #include <gptq/pack/pack.hpp>
 
-#include <utility>
+#include <algorithm>
+#include <cstddef>
+#include <span>
 
 namespace gptq {
 inline namespace v0 {
@@ -38,23 +41,24 @@ class host_model_backend : public host_backend, public host_forward {
   }
 
   packed_layer adopt_packed(packed_view const& packed) { return packed; }
-  void linear(const_view x, packed_view const& w, const_view bias, view y) { product<false>(x, w, bias, y); }
-  void add_linear(const_view x, packed_view const& w, const_view bias, view y) { product<true>(x, w, bias, y); }
-
- private:
-  /// Strips of outputs, each dequantized to where it stays in the cache.
-  template <bool Add>
-  static void product(const_view x, packed_view const& w, const_view bias, view y) {
-    detail::parallel_pieces(w.out_features, 64, [&](index_t first, index_t count) {
-      matrix<float> strip(count, w.in_features);
-      gptq::dequantize(w, first, strip);
-      view const part = y.col_range(first, count);
-      auto out = detail::eigen(part);
-      if (!Add) out.setZero();
-      if (bias.data) out.rowwise() += detail::eigen(bias).row(0).segment(first, count);
-      detail::add_product<false, true>(1.0f, x, std::as_const(strip).view(), part);
+  void linear(const_view x, packed_view const& w, const_view bias, view y) {
+    index_t const share = (w.out_features + detail::thread_count() - 1) / detail::thread_count();
+    index_t const piece = std::max((share + 63) / 64 * 64, index_t(256));  // what matmul likes; less wakes no thread
+    detail::parallel_pieces(w.out_features, piece, [&](index_t first, index_t count) {
+      auto const part = bias.data ? std::span<float const>(bias.data + first, static_cast<std::size_t>(count))
+                                  : std::span<float const>();
+      matmul(w, first, x, y.col_range(first, count), part);
     });
   }
+  void add_linear(const_view x, packed_view const& w, const_view bias, view y) {
+    if (sum_.size() < y.rows * y.cols) sum_ = matrix<float>(y.rows, y.cols);
+    view const sum(sum_.data(), y.rows, y.cols);
+    linear(x, w, bias, sum);
+    host_forward::add(sum, y);
+  }
+
+ private:
+  matrix<float> sum_;
 };
 static_assert(pipeline_backend<host_model_backend> && evaluation_backend<host_model_backend>);
 static_assert(packed_backend<host_model_backend>);
