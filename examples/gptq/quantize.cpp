@@ -2,6 +2,7 @@
 #include "app.hpp"
 #include "console.hpp"
 #include "device.hpp"
+#include "evaluation.hpp"
 #include "interrupt.hpp"
 #include "progress.hpp"
 #include "quantize_options.hpp"
@@ -15,6 +16,9 @@
 
 #include <CLI/CLI.hpp>
 
+#include <cstdint>
+#include <cstdio>
+#include <filesystem>
 #include <memory>
 #include <optional>
 #include <string>
@@ -96,11 +100,21 @@ int judge_fallbacks(quantize_arguments const& a, gptq::pipeline_report const& re
   return fell_back;
 }
 
+/// The text of --evaluate as ids, refused before any work if it won't do; nothing where none was given.
+std::vector<std::int32_t> read_evaluation(evaluation_request const& request, gptq::index_t vocabulary) {
+  if (request.text.empty()) return {};
+  auto ids = std::filesystem::path(request.text).extension() == ".jsonl"
+                 ? read_all_ids("--evaluate", request.text, vocabulary)
+                 : encode_file("--evaluate", request.text, request.reference, false, vocabulary);
+  cut_to_windows(request, ids);
+  return ids;
+}
+
 int quantize(quantize_arguments const& a) {
   stopwatch const clock;
   gptq::pipeline_options const options = resolve(a);
   calibration_format(a.calibration);
-  report_file const report(a.report, a.model, a.output, {a.calibration.file, a.rules.dynamic});
+  report_file const report(a.report, a.model, a.output, {a.calibration.file, a.rules.dynamic, a.evaluate});
   use(a.compute);
 
   gptq::model_config const config = gptq::read_model_config(a.model);
@@ -109,6 +123,10 @@ int quantize(quantize_arguments const& a) {
   if (a.calibration.show_sample) fmt::print("first sample:\n{}\n", first_sample(calibration, a.model));
   for (auto& w : calibration_warnings(a.calibration, calibration, config.max_positions))
     warnings.push_back(std::move(w));
+
+  evaluation_request const evaluation{
+      .model = a.output, .reference = a.model, .text = a.evaluate, .max_tokens = a.evaluate_max_tokens};
+  auto const scored = read_evaluation(evaluation, config.vocabulary);
 
   memory_watch memory;
   std::optional<device_usage> usage;
@@ -123,6 +141,12 @@ int quantize(quantize_arguments const& a) {
   run.total_seconds = clock.seconds();
 
   fmt::print("{}", to_text(run));
+  if (!a.evaluate.empty()) {
+    std::fflush(stdout);
+    run.evaluation = evaluation;
+    run.evaluated = evaluate_folder(evaluation, a.compute, scored);
+    fmt::print("{}", to_text(evaluation, *run.evaluated));
+  }
   if (report.wanted()) report.write(to_json(run));
   return judge_fallbacks(a, run.report);
 }

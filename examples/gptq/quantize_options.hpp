@@ -20,6 +20,7 @@
 #include <array>
 #include <cmath>
 #include <cstddef>
+#include <cstdint>
 #include <optional>
 #include <string>
 
@@ -57,6 +58,8 @@ struct quantize_arguments {
   std::string shard_size = "4GB";
   compute_options compute;
   std::string report;
+  std::string evaluate;
+  gptq::index_t evaluate_max_tokens = 0;  ///< 0: all
   bool overwrite = false;
   bool allow_fallback = false;
 };
@@ -158,7 +161,21 @@ inline void add_options(CLI::App& command, quantize_arguments& a) {
       ->type_name("SIZE");
   add_engine_options(command, a.engines);
   add_compute_options(command, a.compute);
-  command.add_option("--report", a.report, "Write a report of the run")->type_name("FILE.json");
+  command
+      .add_option("--report", a.report,
+                  "Write a report of the run: as JSON, or as a page to look at, as the ending says")
+      ->type_name("FILE.json|FILE.html");
+  auto* const evaluate =
+      command
+          .add_option(
+              "--evaluate", a.evaluate,
+              "At the end, compare the result with the model on this text (or token ids, *.jsonl): perplexity, KL "
+              "divergence, in windows of 512 tokens")
+          ->type_name("FILE");
+  command.add_option("--evaluate-max-tokens", a.evaluate_max_tokens, "Use no more than its first N tokens")
+      ->needs(evaluate)
+      ->check(CLI::Range(std::int64_t{2}, std::int64_t{1} << 40))
+      ->type_name("N");
   command.add_flag("--overwrite", a.overwrite, "Replace the output if it holds a quantized model");
   command.add_flag("--allow-fallback", a.allow_fallback, "Exit with 0 even if layers fell back");
 }
@@ -221,6 +238,7 @@ inline gptq::pipeline_options resolve(quantize_arguments const& a) {
   o.to_float16 = a.dtype == "float16";
   o.shard_size = parse_size("--shard-size", a.shard_size);
   o.overwrite = a.overwrite;
+  o.count_codes = !a.report.empty();
   return o;
 }
 

@@ -3,6 +3,7 @@
 
 #include "compute.hpp"
 #include "device.hpp"
+#include "evaluation.hpp"
 #include "memory.hpp"
 #include "quantize_options.hpp"
 
@@ -35,6 +36,8 @@ struct quantize_run {
   std::uint64_t peak_anonymous = 0;
   double total_seconds = 0;
   std::optional<device_usage> device{};
+  evaluation_request evaluation{};
+  std::optional<evaluation_run> evaluated{};
 };
 
 /// null where the host computed.
@@ -82,6 +85,7 @@ inline gptq::json to_json(gptq::linear_record const& l) {
           {"dropped_chunks", r.dropped_chunks},
           {"scale_underflows", r.scale_underflows},
           {"factor_precision", r.factor_fp64 ? "fp64" : "fp32"},
+          {"codes", l.codes},
           {"detail", r.detail}};
 }
 
@@ -158,6 +162,7 @@ inline gptq::json to_json(quantize_run const& run) {
           {"warnings", run.warnings},
           {"seconds", std::move(seconds)},
           {"device", to_json(run.device)},
+          {"evaluation", run.evaluated ? to_json(run.evaluation, *run.evaluated) : gptq::json()},
           {"memory", {{"peak_resident_bytes", run.peak_resident}, {"peak_anonymous_bytes", run.peak_anonymous}}},
           {"bytes", {{"before", run.report.bytes_before}, {"after", run.report.bytes_after}}}};
 }

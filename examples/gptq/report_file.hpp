@@ -2,9 +2,11 @@
 #pragma once
 
 #include "app.hpp"
+#include "report_page.hpp"
 
 #include <gptq/checkpoint/json.hpp>
 #include <gptq/checkpoint/message.hpp>
+#include <gptq/checkpoint/output_file.hpp>
 #include <gptq/core/error.hpp>
 
 #include <fmt/format.h>
@@ -20,7 +22,7 @@
 
 namespace app {
 
-/// The ending says what kind of report is wanted: .json is the one there is.
+/// The ending says what kind of report is wanted: .json, or .html for a page to look at.
 class report_file {
  public:
   /// An empty path is no report. `output` is a folder that will exist when the report is written; it may hold it. The
@@ -29,7 +31,8 @@ class report_file {
               std::initializer_list<std::filesystem::path> inputs)
       : file_(std::move(file)) {
     if (file_.empty()) return;
-    if (file_.extension() != ".json") throw usage_error(fmt::format("--report: {} must end in .json", file_.string()));
+    if (file_.extension() != ".json" && file_.extension() != ".html")
+      throw usage_error(fmt::format("--report: {} must end in .json or .html", file_.string()));
     std::error_code none;
     if (std::filesystem::is_directory(file_, none)) refuse("a folder, not a file");
     if (std::filesystem::exists(file_, none) && !std::filesystem::is_regular_file(file_, none))
@@ -61,7 +64,9 @@ class report_file {
 
   void write(gptq::json const& report) const {
     std::filesystem::path const temporary_file = temporary();
-    gptq::write_json(temporary_file, report);
+    gptq::output_file file(temporary_file);
+    file.write(file_.extension() == ".html" ? report_page(report) : gptq::to_text(report));
+    file.close();
     if (std::rename(temporary_file.c_str(), file_.c_str()) == 0) return;
     int const code = errno;
     ::unlink(temporary_file.c_str());

@@ -95,10 +95,11 @@ void require_text_file(std::string const& option, std::filesystem::path const& f
     refuse(fmt::format("{} of text; no more than {} are tokenized at once", megabytes(size), megabytes(max_text)));
 }
 
-std::vector<std::int32_t> encode_file(std::filesystem::path const& file, std::filesystem::path const& tokenizer,
-                                      bool add_special, gptq::index_t vocabulary) {
+std::vector<std::int32_t> encode_file(std::string const& option, std::filesystem::path const& file,
+                                      std::filesystem::path const& tokenizer, bool add_special,
+                                      gptq::index_t vocabulary) {
 #if GPTQ_WITH_TEXT
-  require_text_file("--text", file, true);
+  require_text_file(option, file, true);
   gptq::encode_report report;
   auto const encoder = gptq::tokenizer::from_file(tokenizer);
   std::vector<std::int32_t> ids = encoder.encode(gptq::read_text(file), add_special, &report);
@@ -108,12 +109,13 @@ std::vector<std::int32_t> encode_file(std::filesystem::path const& file, std::fi
 #else
   static_cast<void>(file), static_cast<void>(tokenizer), static_cast<void>(add_special);
   static_cast<void>(vocabulary);
-  refuse_text("--text");
+  refuse_text(option);
 #endif
 }
 
-std::vector<std::int32_t> read_all_ids(std::filesystem::path const& file, gptq::index_t vocabulary) {
-  require_text_file("--ids", file, false);
+std::vector<std::int32_t> read_all_ids(std::string const& option, std::filesystem::path const& file,
+                                       gptq::index_t vocabulary) {
+  require_text_file(option, file, false);
   constexpr auto all = (std::numeric_limits<gptq::index_t>::max)();
   std::vector<std::int32_t> ids;
   for (auto const& record : gptq::read_ids(file, vocabulary, {.samples = all, .sequence_length = all}).samples)

@@ -25,13 +25,15 @@ std::vector<std::string> encoding_notes(std::filesystem::path const& file, gptq:
 /// which it prefers tokenizer.json.
 void require_vocabulary(std::filesystem::path tokenizer, std::span<std::int32_t const> ids, gptq::index_t vocabulary);
 
-/// Token ids of the whole file given as --text, by the tokenizer of a folder or a tokenizer.json; warns on stderr of
+/// Token ids of the whole file that an option names, by the tokenizer of a folder or a tokenizer.json; warns on stderr of
 /// what was lost. With a `vocabulary` above 0, ids outside it are refused: the tokenizer is another model's.
-std::vector<std::int32_t> encode_file(std::filesystem::path const& file, std::filesystem::path const& tokenizer,
-                                      bool add_special, gptq::index_t vocabulary = 0);
+std::vector<std::int32_t> encode_file(std::string const& option, std::filesystem::path const& file,
+                                      std::filesystem::path const& tokenizer, bool add_special,
+                                      gptq::index_t vocabulary = 0);
 
-/// All records of the file given as --ids, one after the other, as if they were one text.
-std::vector<std::int32_t> read_all_ids(std::filesystem::path const& file, gptq::index_t vocabulary);
+/// All records of a file of token ids, one after the other, as if they were one text.
+std::vector<std::int32_t> read_all_ids(std::string const& option, std::filesystem::path const& file,
+                                       gptq::index_t vocabulary);
 
 struct calibration_request {
   std::string file;

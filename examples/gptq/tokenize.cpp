@@ -18,7 +18,7 @@ struct tokenize_arguments {
 };
 
 int tokenize(tokenize_arguments const& a) {
-  auto const ids = encode_file(a.text, a.tokenizer, a.add_special);
+  auto const ids = encode_file("--text", a.text, a.tokenizer, a.add_special);
   if (a.json)
     fmt::print("{{\"ids\": [{}]}}\n", fmt::join(ids, ", "));
   else

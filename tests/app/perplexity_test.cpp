@@ -2,6 +2,7 @@
 #include "app/app.hpp"
 #include "app/model_copy.hpp"
 
+#include <algorithm>
 #include <cmath>
 
 namespace {
@@ -31,6 +32,7 @@ TEST_CASE("the bundled model has the perplexity that it is known for", "[app][sl
   CHECK(e.at("windows") == 37);
   CHECK(e.at("tokens") == 37 * 511);
   CHECK(e.at("kl").is_null());
+  CHECK(e.at("kl_windows").is_null());
   CHECK(e.at("top1").is_null());
   CHECK(e.at("seconds").get<double>() > 0);
 }
@@ -65,10 +67,28 @@ TEST_CASE("the text is tokenized without BOS", "[app]") {
   CHECK(measure(arguments).at("perplexity") == without);
 }
 
+TEST_CASE("the spread over windows is reported with the divergence", "[app]") {
+  model_copy const m;
+  m.edit_json("config.json", [](gptq::json& config) { config["rms_norm_eps"] = 1e-2; });
+  auto const divergence = [&](std::string const& tokens) {
+    return measure(
+        {m.model().string(), "--text", evaluation, "--max-tokens", tokens, "--context", "100", "--reference", bard});
+  };
+  auto const one = divergence("100"), two = divergence("200");
+  double const first = one.at("kl").get<double>(), second = 2 * two.at("kl").get<double>() - first;
+  CHECK(first != second);
+  CHECK(one.at("kl_windows").at("deviation") == 0.0);
+  auto const& spread = two.at("kl_windows");
+  CHECK_THAT(spread.at("min").get<double>(), WithinRel(std::min(first, second), 1e-6));
+  CHECK_THAT(spread.at("max").get<double>(), WithinRel(std::max(first, second), 1e-6));
+  CHECK_THAT(spread.at("deviation").get<double>(), WithinRel(std::abs(first - second) / std::sqrt(2), 1e-6));
+  CHECK_THAT(spread.at("standard_error").get<double>(), WithinRel(std::abs(first - second) / 2, 1e-6));
+}
+
 TEST_CASE("a person reads the same figures", "[app]") {
   auto const r = run_well({"perplexity", bard, "--text", evaluation, "--max-tokens", "1024", "--reference", bard});
-  CHECK_THAT(r.out,
-             test::contains("perplexity ") && test::contains("KL divergence") && test::contains("same top token"));
+  CHECK_THAT(r.out, test::contains("perplexity ") && test::contains("KL divergence") && test::contains(" ± ") &&
+                        test::contains("same top token"));
 }
 
 TEST_CASE("perplexity of what can't be measured is refused", "[app]") {
@@ -77,7 +97,7 @@ TEST_CASE("perplexity of what can't be measured is refused", "[app]") {
   check_refused(run_app({"perplexity", bard, "--text", bard}), 1, {"--text", "a folder"});
   check_refused(run_app({"perplexity", bard, "--text", folder.write("e.txt", "").string()}), 1, {"e.txt", "empty"});
   check_refused(run_app({"perplexity", bard, "--text", folder.write("s.txt", "To be").string()}), 1,
-                {"s.txt", "--context 512"});
+                {"s.txt", "one window of 512"});
   check_refused(run_app({"perplexity", bard, "--ids", folder.write("i.jsonl", "[1, 2, 1024]").string()}), 1,
                 {"i.jsonl", "line 1", "1024"});
   check_refused(run_app({"perplexity", (folder / "none").string(), "--text", evaluation}), 1, {"config.json"});

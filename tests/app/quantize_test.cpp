@@ -4,7 +4,10 @@
 
 #include <gptq/core/float16.hpp>
 
+#include <cstdio>
 #include <fstream>
+#include <map>
+#include <numeric>
 #include <set>
 
 namespace {
@@ -27,6 +30,13 @@ gptq::json perplexity(std::filesystem::path const& model, std::filesystem::path 
                 (test::bundled_model() / "evaluation.txt").string(), "--max-tokens", "1536", "--json"})
           .out,
       "stdout");
+}
+
+/// The line that people read.
+std::string perplexity_line(gptq::json const& e) {
+  char line[64];
+  std::snprintf(line, sizeof line, "perplexity     %.4f", e.at("perplexity").get<double>());
+  return line;
 }
 
 }  // namespace
@@ -132,9 +142,10 @@ TEST_CASE("the report tells versions, options, calibration, every layer, time an
   model_copy const m;
   auto const report = quantize(m, {"--bits", "8", "--engine", "vllm"});
   for (char const* const key : {"versions", "model", "output", "options", "calibration", "linears", "statuses",
-                                "fallbacks", "warnings", "seconds", "device", "memory", "bytes"})
+                                "fallbacks", "warnings", "seconds", "device", "evaluation", "memory", "bytes"})
     CHECK(report.contains(key));
   CHECK(report.at("device").is_null());  // the host computed
+  CHECK(report.at("evaluation").is_null());
   CHECK(report.at("versions").contains("gptq"));
   CHECK(report.at("versions").contains("eigen"));
   CHECK(report.at("options").at("bits") == 8);
@@ -173,7 +184,7 @@ TEST_CASE("the report tells versions, options, calibration, every layer, time an
 TEST_CASE("the report may go into the output folder, and one that can't be written is refused before work", "[app]") {
   model_copy const m;
   m.check_refused({"--report", "not_there"}, {"--report", (m.results() / "not_there" / "r.json").string()}, 1);
-  m.check_refused({"--report", ".json"}, {"--report", (m.results() / "r.html").string()}, 2);
+  m.check_refused({"--report", ".json", ".html"}, {"--report", (m.results() / "r.txt").string()}, 2);
   std::filesystem::create_directory(m.folder() / "folder.json");
   m.check_refused({"--report", "a folder"}, {"--report", (m.folder() / "folder.json").string()}, 1);
   auto const file = m.output() / "report.json";
@@ -193,10 +204,86 @@ TEST_CASE("the report takes the place of nothing that is read or written beside 
   refused(m.model() / "config.json", "folder of the source");
   refused(m.results() / ".." / m.model().filename() / "new.json", "folder of the source");
   refused(rules, "is read by this run", {"--dynamic", rules.string()});
+  auto const text = m.folder().write("text.html", "To be, or not to be");
+  refused(text, "is read by this run", {"--evaluate", text.string()});
   refused(m.output() / "config.json", "a file of the result");
   refused(m.output() / "tokenizer.json", "a file of the result");
   refused(m.output() / "quantize_config.json", "a file of the result");
   CHECK(gptq::read_json(m.model() / "config.json").contains("model_type"));
+}
+
+TEST_CASE("the report counts the codes of every layer", "[app]") {
+  model_copy const m;
+  for (auto const& layer : quantize(m, {"--bits", "3"}).at("linears")) {
+    auto const counts = layer.at("codes").get<std::vector<std::int64_t>>();
+    REQUIRE(counts.size() == 8);
+    CHECK(std::accumulate(counts.begin(), counts.end(), std::int64_t{0}) ==
+          layer.at("N").get<std::int64_t>() * layer.at("K").get<std::int64_t>());
+    CHECK(counts[4] > counts[7]);
+  }
+}
+
+TEST_CASE("--report FILE.html is one page with every layer, its tags closed, nothing fetched", "[app]") {
+  model_copy const m;
+  auto const file = m.results() / "r.html";
+  auto arguments = m.small_run({"--preset", "best", "--report", file.string()});
+  arguments[2] = (m.results() / "a<b>&c").string();
+  run_well(arguments);
+  std::string const page = test::file_text(file);
+  CHECK_THAT(page, test::contains("a&lt;b&gt;&amp;c") && test::contains("after refit and sweeps"));
+  for (char const* const fetched : {"http", "src=", "href", "url(", "@import", "<script"})
+    CHECK(page.find(fetched) == std::string::npos);
+  for (int block = 0; block < 4; ++block)
+    CHECK_THAT(page, test::contains("<td>model.layers." + std::to_string(block) + ".mlp.down_proj</td>"));
+
+  std::map<std::string, int> seen;
+  std::vector<std::string> open;
+  for (std::size_t at = page.find("<html"); (at = page.find('<', at)) != std::string::npos;) {
+    std::size_t const end = page.find('>', at);
+    REQUIRE(end != std::string::npos);
+    std::string const tag = page.substr(at + 1, end - at - 1);
+    std::string const name = tag.substr(tag[0] == '/' ? 1 : 0, tag.find_first_of(" /", 1) - (tag[0] == '/' ? 1 : 0));
+    if (tag[0] == '/') {
+      REQUIRE_FALSE(open.empty());
+      CHECK(open.back() == tag.substr(1));
+      open.pop_back();
+    } else if (tag.back() != '/') {
+      ++seen[name];
+      open.push_back(name);
+    }
+    at = end;
+  }
+  CHECK(open.empty());
+  CHECK(seen["svg"] == 28 + 7 + 1);  // histograms, kinds of layers, seconds
+  CHECK(seen["circle"] == 28 * 5);
+}
+
+TEST_CASE("--evaluate measures the result as perplexity does", "[app]") {
+  model_copy const m;
+  std::string const text = (test::bundled_model() / "evaluation.txt").string();
+  auto const e = quantize(m, {"--evaluate", text, "--evaluate-max-tokens", "1536"}).at("evaluation");
+  auto const expected = perplexity(m.output(), m.model());
+  for (char const* const key : {"perplexity", "kl", "kl_windows", "top1", "tokens", "windows"}) {
+    INFO(key);
+    CHECK(e.at(key).dump() == expected.at(key).dump());
+  }
+  CHECK(e.at("windows") == 3);
+  CHECK(e.at("kl").get<double>() > 0);
+  std::filesystem::remove_all(m.output());
+  auto ids =
+      gptq::parse_json(run_well({"tokenize", m.model().string(), "--text", text, "--json"}).out, "stdout").at("ids");
+  ids.erase(ids.begin() + 1536, ids.end());
+  std::ofstream(m.folder() / "ids.jsonl") << ids.dump();
+  auto const r = run_well(m.small_run({"--evaluate", (m.folder() / "ids.jsonl").string()}));
+  CHECK_THAT(r.out, test::contains("written to") && test::contains(perplexity_line(expected)));
+}
+
+TEST_CASE("a text for --evaluate that won't do is refused before any work", "[app]") {
+  model_copy const m;
+  m.check_refused({"--evaluate", "none.txt"}, {"--evaluate", "none.txt"});
+  m.check_refused({"short.txt", "one window of 512"}, {"--evaluate", m.folder().write("short.txt", "To be").string()});
+  m.check_refused({"ids.jsonl", "1024"}, {"--evaluate", m.folder().write("ids.jsonl", "[1, 1024]").string()});
+  m.check_refused({"--evaluate-max-tokens", "--evaluate"}, {"--evaluate-max-tokens", "600"}, 2);
 }
 
 TEST_CASE("an explicit option overrides its preset", "[app]") {

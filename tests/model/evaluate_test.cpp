@@ -138,6 +138,18 @@ TEST_CASE("evaluate: the definition, on logits computed at once") {
   CHECK(steps > 0);
 }
 
+TEST_CASE("evaluate: the spread of windows") {
+  auto const s = gptq::spread_of(std::vector<double>{2, 6, 1, 3});
+  CHECK_THAT(s.deviation, WithinRel(std::sqrt(14.0 / 3), 1e-12));
+  CHECK_THAT(s.standard_error, WithinRel(std::sqrt(14.0 / 12), 1e-12));
+  CHECK(s.least == 1);
+  CHECK(s.most == 6);
+  auto const one = gptq::spread_of(std::vector<double>{5});
+  CHECK(one.deviation == 0);
+  CHECK(one.standard_error == 0);
+  CHECK(one.least == 5);
+}
+
 TEST_CASE("evaluate: refusals") {
   test::temp_dir const dir;
   test::tiny_model model;

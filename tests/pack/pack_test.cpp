@@ -1,4 +1,5 @@
 #include <gptq/pack/dequantize.hpp>
+#include <gptq/pack/histogram.hpp>
 #include <gptq/pack/pack.hpp>
 
 #include "support/catch.hpp"
@@ -183,4 +184,15 @@ TEST_CASE("scattered is true exactly where g_idx is not position / group_size", 
   CHECK(gptq::scattered(std::vector<std::int32_t>{0, 1, 0, 1, 2}, 2));
   CHECK_FALSE(gptq::scattered(std::vector<std::int32_t>{0, 0, 0}, -1));
   CHECK(gptq::scattered(std::vector<std::int32_t>{0, 1, 0}, -1));
+}
+
+TEST_CASE("codes are counted as they are packed, ragged ends too", "[pack]") {
+  int const bits = GENERATE(2, 3, 4, 8);
+  index_t const in = GENERATE(16, 96, 112);
+  auto q = random_linear(in, 37, {.bits = bits, .group_size = 16});
+  for (index_t n = 0; n < 37; ++n) q.codes(in - 1, n) = 1;
+  std::vector<std::uint64_t> expected(std::size_t{1} << bits);
+  for (index_t i = 0; i < q.codes.size(); ++i) ++expected[q.codes.data()[i]];
+  auto const packed = gptq::pack(q, checkpoint_format::gptq);
+  CHECK(gptq::count_codes(view(packed)) == expected);
 }

@@ -38,6 +38,29 @@ struct evaluation {
   std::vector<double> window_kl;   ///< [windows], empty without a reference
 };
 
+/// How values of single windows lie around their mean, and how sure that makes of it.
+struct window_spread {
+  double deviation = 0;       ///< standard deviation of a window, of n − 1 degrees of freedom; 0 for one window
+  double standard_error = 0;  ///< of the mean: deviation / √windows
+  double least = 0;
+  double most = 0;
+};
+
+inline window_spread spread_of(std::span<double const> values) {
+  window_spread s;
+  if (values.empty()) return s;
+  auto const n = static_cast<double>(values.size());
+  double mean = 0, squares = 0;
+  for (double const v : values) mean += v / n;
+  for (double const v : values) squares += (v - mean) * (v - mean);
+  if (values.size() > 1) s.deviation = std::sqrt(squares / (n - 1));
+  s.standard_error = s.deviation / std::sqrt(n);
+  auto const [least, most] = std::minmax_element(values.begin(), values.end());
+  s.least = *least;
+  s.most = *most;
+  return s;
+}
+
 namespace detail {
 
 /// One model at work on a group of windows.

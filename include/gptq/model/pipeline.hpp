@@ -11,6 +11,7 @@
 #include <gptq/model/pipeline_types.hpp>
 #include <gptq/model/stream.hpp>
 #include <gptq/model/weights.hpp>
+#include <gptq/pack/histogram.hpp>
 #include <gptq/quant/quantize.hpp>
 
 #include <algorithm>
@@ -78,6 +79,7 @@ class model_quantizer {
     report_.tokens = stream_.tokens();
     report_.kept_float = plan.kept_float();
     report_.warnings = plan.warnings();
+    report_.linears.reserve(plan.quantized().size());  // the writing thread adds to records: they must stay
   }
 
   pipeline_report run() {
@@ -257,7 +259,8 @@ class model_quantizer {
       }
     });
     for (linear_info const& l : linears) {
-      linear_record record{l.name, l.rows, l.inputs, spec, solved.report(l.first_row, l.rows)};
+      linear_record& record = report_.linears.emplace_back(
+          linear_record{l.name, l.rows, l.inputs, spec, solved.report(l.first_row, l.rows), {}});
       packed_linear packed = timed("pack", [&] {
         try {
           return with_less([&] {
@@ -269,11 +272,11 @@ class model_quantizer {
       });
       // Written in order by another thread, at most one block behind.
       writing_ = std::async(std::launch::async,
-                            [this, before = std::move(writing_), name = l.name, p = std::move(packed)]() mutable {
+                            [this, &record, before = std::move(writing_), p = std::move(packed)]() mutable {
+                              if (options_.count_codes) record.codes = gptq::count_codes(view(p));
                               if (before.valid()) before.get();
-                              write_linear(writer_, weights_.reader(), name, p);
+                              write_linear(writer_, weights_.reader(), record.name, p);
                             });
-      report_.linears.push_back(std::move(record));
     }
   }
 

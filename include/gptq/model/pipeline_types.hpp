@@ -40,6 +40,7 @@ struct pipeline_options {
   bool to_float16 = false;      ///< convert the tensors that stay in float, else they are copied bit for bit
   std::uint64_t shard_size = 4'000'000'000;
   bool overwrite = false;
+  bool count_codes = false;  ///< fill linear_record::codes
   stream_options stream;
   std::map<std::string, std::string> meta;  ///< recorded in the quantization settings: quantizer, version, …
   std::function<void(pipeline_progress const&)> progress;  ///< may be empty
@@ -51,6 +52,7 @@ struct linear_record {
   index_t in_features = 0;
   quant_spec spec;
   linear_report report;
+  std::vector<std::uint64_t> codes;  ///< how often each code was given, [2^bits]; empty where not asked for
 };
 
 struct pipeline_report {
