@@ -94,6 +94,33 @@ TEST_CASE("data are aligned: header padded to 8, wide elements first, arrival or
   CHECK(r.names() == std::vector<std::string>{"d", "a", "b", "B", "c"});
 }
 
+TEST_CASE("with room for the header, what keeps the rest aligned is written in place", "[writer]") {
+  auto const room = static_cast<std::size_t>(GENERATE(16, 500, 4096));  // too small for the header, not a multiple of 8, enough
+  test::temp_dir const dir;
+  dir.write("config.json", "{}");
+  {
+    checkpoint_writer w(dir.path(), 60, {}, room);
+    add(w, "a", dtype::f16, 3, 'a');
+    add(w, "b", dtype::u8, 8, 'b');
+    add(w, "c", dtype::i32, 3, 'c');
+    add(w, "d", dtype::f16, 8, 'd');
+    add(w, "e", dtype::u8, 3, 'e');
+    add(w, "f", dtype::f16, 8, 'f');  // in a shard of its own
+    w.finish();
+  }
+  std::string const file = test::read_text(dir / "model-00001-of-00002.safetensors");
+  std::uint64_t n = 0;
+  std::memcpy(&n, file.data(), 8);
+  CHECK(n % 8 == 0);
+  if (room > 400) CHECK(n + 8 == (room + 7) / 8 * 8);
+  CHECK(file.substr(8 + n) == std::string(8, 'b') + std::string(16, 'd') + std::string(12, 'c') + "aaaaaa" + "eee");
+  CHECK(test::listing(dir.path()).size() == 4);
+  gptq::checkpoint_reader const r(dir.path());
+  CHECK(r.names() == std::vector<std::string>{"b", "d", "c", "a", "e", "f"});
+  CHECK(text_of(r.at("e")) == "eee");
+  CHECK(text_of(r.at("f")) == std::string(16, 'f'));
+}
+
 TEST_CASE("headers of every length are padded", "[writer]") {
   for (std::size_t length = 1; length <= 8; ++length) {
     test::temp_dir const dir;
@@ -167,9 +194,10 @@ TEST_CASE("a disk that fills up is an error that names the file, and nothing is 
   test::temp_dir const dir;
   auto const limit = static_cast<rlim_t>(
       GENERATE(0, 1000, 4100, 9000));  // in the data, in the copy behind the header, in a later shard
+  auto const room = static_cast<std::size_t>(GENERATE(0, 8, 512));
   std::string what;
   {
-    checkpoint_writer w(dir.path(), 4096);
+    checkpoint_writer w(dir.path(), 4096, {}, room);
     std::string const data(2048, 'x');
     file_size_limit const full(limit);
     what = message_of([&] {

@@ -55,10 +55,21 @@ class output_file {
   }
   void write(std::string_view text) { write(std::as_bytes(std::span(text.data(), text.size()))); }
 
-  /// Appends everything written to `other`.
-  void append(output_file const& other) {
+  /// Replaces what was written from the start of the file on.
+  void rewrite(std::string_view text) {
+    for (off_t done = 0; !text.empty();) {
+      ssize_t const n = ::pwrite(fd_, text.data(), text.size(), done);
+      if (n < 0 && errno == EINTR) continue;
+      if (n <= 0) throw detail::file_error(file_, "can't write", n < 0 ? errno : ENOSPC);
+      text.remove_prefix(static_cast<std::size_t>(n));
+      done += static_cast<off_t>(n);
+    }
+  }
+
+  /// Appends everything written to `other`, from byte `first` of it on.
+  void append(output_file const& other, std::uint64_t first = 0) {
     std::vector<std::byte> buffer(std::size_t{1} << 20);
-    for (std::uint64_t done = 0; done < other.size_;) {
+    for (std::uint64_t done = first; done < other.size_;) {
       std::size_t const want =
           std::size_t(std::uint64_t{buffer.size()} < other.size_ - done ? buffer.size() : other.size_ - done);
       ssize_t const n = ::pread(other.fd_, buffer.data(), want, static_cast<off_t>(done));
