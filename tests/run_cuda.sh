@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
 # On a machine with a GPU, in ten minutes: configures, builds, tests and measures the CUDA backend; ends with a table.
-#   tests/run_cuda.sh [step...]     steps, all of them if none is named: test sanitize stages kl four peer many
+#   tests/run_cuda.sh [step...]     steps, all of them if none is named:
+#     test combinations sanitize stages kl four peer many
 # test      the GPU tests                          sanitize  compute-sanitizer over the tests of components
+# combinations   every spec that is allowed, on the bundled model
 # stages    the benchmark of one block's stages    kl        a small model quantized here, judged against its float form
 # four      4 blocks in the shape of Qwen2-7B      peer      GPTQModel on the same folder
 # many      28 such blocks, with and without a budget of device memory
@@ -13,7 +15,7 @@
 # the checkpoint that the host made of them, for kl. A step that lacks what it needs says so.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
-steps=" ${*:-test stages kl four peer many sanitize} "
+steps=" ${*:-test combinations stages kl four peer many sanitize} "
 build=${GPTQ_BUILD_DIR:-build/cuda}
 logs=${GPTQ_LOG_DIR:-$build/logs}
 work=${GPTQ_WORK:-/tmp}/gptq-cuda
@@ -58,14 +60,18 @@ row "commit" "$(git rev-parse --short HEAD 2>/dev/null || cat COMMIT 2>/dev/null
 step 120 configure cmake -S . -B "$build" -G Ninja -D CMAKE_BUILD_TYPE=Release -D CMAKE_CUDA_ARCHITECTURES="${GPTQ_CUDA_ARCH:-90}" \
   -D GPTQ_CUDA=ON -D GPTQ_BUILD_BENCHMARKS=ON -D GPTQ_INSTALL=OFF || exit 1
 targets=(gptq_app)
-{ wants test || wants sanitize; } && targets+=(test_cuda)
+{ wants test || wants combinations || wants sanitize; } && targets+=(test_cuda)
 wants stages && targets+=(bench_cuda_stages)
 step 400 build cmake --build "$build" --parallel "$(nproc)" --target "${targets[@]}" || exit 1
 row "build" "$((SECONDS - begin)) s"
 app=$build/gptq
 
 if wants test; then
-  step 240 test "$build/tests/test_cuda" && row "GPU tests" "$(tail -n 2 "$logs/test.log" | tr '\n' ' ')"
+  step 240 test "$build/tests/test_cuda" '~[combinations]' && row "GPU tests" "$(tail -n 2 "$logs/test.log" | tr '\n' ' ')"
+fi
+if wants combinations; then
+  step 200 combinations "$build/tests/test_cuda" '[combinations]' &&
+    row "every combination of options" "$(tail -n 2 "$logs/combinations.log" | tr '\n' ' ')"
 fi
 if wants stages; then
   tail_lines=40 step 120 stages "$build/bench/bench_cuda_stages"
@@ -94,9 +100,12 @@ run_model() {
   local name=$1 folder=$2
   shift 2
   rm -rf "$work/out"
+  local from
+  from=$(date +%s%N)
   step 120 "$name" "$app" quantize "$folder" "$work/out" --calibration "$work/ids.jsonl" --calibration-format ids --sequence-length 2048 \
     --device cuda --report "$logs/$name.json" "$@" || return 1
-  row "$name" "$(field "$logs/$name.json" '"%.2f s, device memory %.2f GiB (matrices %.2f), chunks of %d%s" % (r["seconds"]["total"],
+  from=$((($(date +%s%N) - from) / 1000000))
+  row "$name" "process $from ms, $(field "$logs/$name.json" '"%.2f s in it, device memory %.2f GiB (matrices %.2f), chunks of %d%s" % (r["seconds"]["total"],
     r["device"]["peak_memory_bytes"] / 2**30, r["device"]["peak_matrices_bytes"] / 2**30, r["device"]["chunk_tokens"],
     ", states on host" if r["device"]["states_on_host"] else "")')"
 }
@@ -107,6 +116,9 @@ if wants four; then
     run_model four_plain "$work/slice4" "${plain[@]}"
     run_model four_default_first "$work/slice4"
     run_model four_default "$work/slice4"
+    run_model four_best "$work/slice4" --preset best
+    run_model four_lm_head "$work/slice4" --lm-head
+    run_model four_lm_head_6GiB "$work/slice4" --lm-head --device-memory 6GiB
   else
     row "four" "skipped: no model (GPTQ_SLICES)"
   fi
@@ -136,8 +148,8 @@ fi
 rm -rf "$work/out" "$work/kl"
 
 if wants sanitize; then
-  for tool in memcheck racecheck; do
-    step 90 $tool compute-sanitizer --tool $tool --error-exitcode 1 "$build/tests/test_cuda" '[component]' &&
+  for tool in memcheck racecheck; do  # of our kernels: those of the libraries take most of the time
+    step 200 $tool compute-sanitizer --tool $tool --error-exitcode 1 --kernel-regex kns=gptq "$build/tests/test_cuda" '[component]' &&
       row "$tool" "$(grep 'SUMMARY' "$logs/$tool.log" | sed 's/=* *//')"
   done
 fi

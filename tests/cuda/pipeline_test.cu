@@ -37,3 +37,10 @@ TEST_CASE("cuda pipeline: states in pinned host memory and a budget change no bi
     CHECK(std::equal(left.begin(), left.end(), right.begin(), right.end()));
   }
 }
+
+TEST_CASE("cuda pipeline: every width, group size, symmetry, order and grouping that is allowed", "[combinations]") {
+  gptq::cuda_model_backend b;
+  auto samples = test::random_calibration(4);
+  for (auto& sample : samples) sample.resize(128, 7);
+  test::check_every_spec(b, samples);
+}

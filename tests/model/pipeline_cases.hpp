@@ -5,6 +5,7 @@
 #include "support/shared.hpp"
 #include "support/temp_dir.hpp"
 
+#include <gptq/checkpoint/inspect.hpp>
 #include <gptq/model/pipeline.hpp>
 
 #include <algorithm>
@@ -12,6 +13,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <random>
+#include <string>
 #include <vector>
 
 namespace test {
@@ -25,6 +27,24 @@ inline std::vector<std::vector<std::int32_t>> random_calibration(int samples) {
     for (int i = 0; i < 50 + s; ++i) all.back().push_back(static_cast<std::int32_t>(random() % 1024));
   }
   return all;
+}
+
+constexpr gptq::column_order all_orders[] = {gptq::column_order::natural, gptq::column_order::desc_act,
+                                             gptq::column_order::group_aware};
+
+template <class F>
+void for_each_spec(std::vector<int> const& widths, std::vector<int> const& group_sizes, F&& f) {
+  for (int const bits : widths)
+    for (int const group_size : group_sizes)
+      for (bool const sym : {true, false})
+        for (gptq::column_order const order : all_orders)
+          for (bool const static_groups : {false, true})
+            f(gptq::quant_spec{bits, group_size, sym, order, static_groups});
+}
+
+inline std::string text(gptq::quant_spec const& s) {
+  return std::to_string(s.bits) + " bits g" + std::to_string(s.group_size) + (s.sym ? " sym" : " asym") + " order " +
+         std::to_string(static_cast<int>(s.order)) + (s.static_groups ? " static" : "");
 }
 
 /// A backend that refuses to make one matrix: number `refuse_at` from now on; 0 refuses none.
@@ -96,6 +116,39 @@ void check_short_of_memory(int least_told) {
   }
   CHECK(completed >= 8);
   CHECK(told >= least_told);
+}
+
+/// Every spec that is allowed, on the bundled model.
+template <class Backend>
+void check_every_spec(Backend& b, std::vector<std::vector<std::int32_t>> const& samples) {
+  int runs = 0;
+  for_each_spec({2, 3, 4, 8}, {-1, 16, 32, 64, 128}, [&](gptq::quant_spec const& spec) {
+    if (!gptq::valid_static_groups(spec)) return;
+    INFO(text(spec));
+    gptq::pipeline_options options;
+    options.spec = spec;
+    options.quantize.grid.mse = 0;  // the search for a range is tested elsewhere, and takes most of the time
+    options.format = spec.sym || runs % 2 ? gptq::checkpoint_format::gptq : gptq::checkpoint_format::gptq_v2;
+    temp_dir const dir;
+    auto const report = gptq::quantize_model(b, bundled_model(), dir / "out", samples, options);
+    ++runs;
+    CHECK(report.linears.size() == 28);
+    CHECK(report.fallbacks() == 0);
+    double loss = 0, rounding = 0;
+    for (auto const& l : report.linears) loss += l.report.rel_loss, rounding += l.report.rel_loss_rtn;
+    CHECK(loss < rounding);
+    auto const found = gptq::inspect(dir / "out");
+    CHECK(found.problems.empty());
+    for (auto const& p : found.problems) UNSCOPED_INFO(to_string(p));
+    for (auto const& m : found.modules) {
+      if (!m.quantized) continue;
+      CHECK(m.spec.bits == spec.bits);
+      CHECK(m.spec.sym == spec.sym);
+      CHECK(m.scattered == (gptq::scattered_groups(spec) && m.groups > 1));
+      CHECK(m.groups == gptq::group_count(m.shape[1], spec.group_size));
+    }
+  });
+  CHECK(runs == 4 * 2 * (5 * 3 + 4 * 2));
 }
 
 }  // namespace test

@@ -53,3 +53,16 @@ TEST_CASE("stream plan: few tokens, one long sample") {
   CHECK(gptq::plan_stream(c, 100000, 32768, 2, 6 * gib).chunk_tokens == 32768);
   CHECK(gptq::plan_stream(c, {{1, 2, 3}, {4}}, 2, 40 * gib).keep_bytes > 0);
 }
+
+TEST_CASE("stream plan: an output head that is quantized counts") {
+  auto c = seven_billion();
+  auto const plain = gptq::stream_memory(c, 262144, 2);
+  c.vocabulary = 8192;  // smaller than what the blocks take anyway
+  CHECK(gptq::stream_memory(c, 262144, 2, 1, true).solve == plain.solve);
+  c.vocabulary = 152064;
+  auto const with_head = gptq::stream_memory(c, 262144, 2, 1, true);
+  double const weights = 3584.0 * 152064.0;
+  CHECK(gptq::block_copies * plain.weights + with_head.solve > 14 * weights);  // itself, in fp32 twice, codes twice
+  CHECK(gptq::plan_stream(c, 262144, 2048, 2, 12 * gib, 1, true).chunk_tokens <
+        gptq::plan_stream(c, 262144, 2048, 2, 12 * gib).chunk_tokens);
+}

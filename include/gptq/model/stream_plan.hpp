@@ -23,11 +23,17 @@ struct stream_needs {
   double attention = 0;  ///< scores in work
 };
 
-/// `streams`: 2 where the float model runs beside the quantized one.
-inline stream_needs stream_memory(model_config const& c, index_t tokens, std::size_t element, int streams = 1) {
+/// Times that a block's weights are held: it and the next one, and what is packed and on its way to the host.
+inline constexpr double block_copies = 2.25;
+
+/// `streams`: 2 where the float model runs beside the quantized one. `head`: the output head is quantized too.
+inline stream_needs stream_memory(model_config const& c, index_t tokens, std::size_t element, int streams = 1,
+                                  bool head = false) {
   auto const wide = static_cast<double>(element);
   auto const n = static_cast<double>(tokens);
   auto const size = [](index_t x) { return static_cast<double>(x); };
+  // Two matrices of in², and for each weight: itself twice in fp32, its code twice, half a word of products' halves.
+  auto const solve = [](double in, double out) { return 2 * 4 * in * in + 12 * in * out + 24 * 512 * (in + out); };
   stream_needs needs;
   needs.states = wide * n * (size(c.hidden) + size(c.stage_inputs(context_stage)));
   needs.product = wide * n * size(c.mlp);
@@ -35,8 +41,11 @@ inline stream_needs stream_memory(model_config const& c, index_t tokens, std::si
     double const in = size(c.stage_inputs(s));
     double const out = size(c.stage_outputs(s));
     needs.weights += wide * in * out;
-    // Two matrices of in², and for each weight: itself twice in fp32, its code twice, half a word of products' halves.
-    needs.solve = (std::max)(needs.solve, 2 * 4 * in * in + 12 * in * out + 24 * 512 * (in + out));
+    needs.solve = (std::max)(needs.solve, solve(in, out));
+  }
+  if (head) {  // when the weights of the blocks are gone
+    double const in = size(c.hidden), out = size(c.vocabulary);
+    needs.solve = (std::max)(needs.solve, solve(in, out) + wide * in * out - block_copies * needs.weights);
   }
   double const projections = (std::max)(size(c.stage_outputs(attention_stage)), size(c.stage_outputs(gate_up_stage)));
   double const outputs = (std::max)(size(c.stage_inputs(context_stage)), size(c.mlp));
@@ -58,8 +67,8 @@ inline stream_needs stream_memory(model_config const& c, index_t tokens, std::si
 /// elements of that size: states go to host memory only if they leave no room to work, chunks are as large as they can
 /// be up to `most`. A stream that turns out not to fit can still reduce().
 inline stream_options plan_stream(model_config const& c, index_t tokens, index_t longest, std::size_t element,
-                                  std::size_t budget, int streams = 1, index_t most = 16384) {
-  stream_needs const needs = stream_memory(c, tokens, element, streams);
+                                  std::size_t budget, int streams = 1, bool head = false, index_t most = 16384) {
+  stream_needs const needs = stream_memory(c, tokens, element, streams, head);
   auto const all = static_cast<double>(budget);
   index_t const least = (std::min)(tokens, (std::max)(longest, index_t(2048)));
   auto const chunk = [&](double taken, double per_token) {
@@ -67,7 +76,7 @@ inline stream_options plan_stream(model_config const& c, index_t tokens, index_t
     return static_cast<index_t>((std::min)(left / per_token, static_cast<double>(most)));
   };
   // Attention's scores and a solve are not in memory together.
-  double const work = 2 * needs.weights + (std::max)(needs.solve, needs.attention);
+  double const work = block_copies * needs.weights + (std::max)(needs.solve, needs.attention);
   stream_options options;
   options.keep_bytes = 0;
   options.chunk_tokens = chunk(needs.states + work, needs.per_token);
@@ -86,14 +95,14 @@ inline stream_options plan_stream(model_config const& c, index_t tokens, index_t
 
 /// The same for the samples themselves.
 inline stream_options plan_stream(model_config const& c, std::vector<std::vector<std::int32_t>> const& samples,
-                                  std::size_t element, std::size_t budget, int streams = 1) {
+                                  std::size_t element, std::size_t budget, int streams = 1, bool head = false) {
   std::size_t tokens = 0;
   std::size_t longest = 0;
   for (auto const& s : samples) {
     tokens += s.size();
     longest = (std::max)(longest, s.size());
   }
-  return plan_stream(c, static_cast<index_t>(tokens), static_cast<index_t>(longest), element, budget, streams);
+  return plan_stream(c, static_cast<index_t>(tokens), static_cast<index_t>(longest), element, budget, streams, head);
 }
 
 }  // namespace v0
