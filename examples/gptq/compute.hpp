@@ -11,6 +11,7 @@
 
 #include <CLI/CLI.hpp>
 
+#include <future>
 #include <string>
 
 #if defined(_OPENMP)
@@ -55,29 +56,37 @@ inline std::size_t device_memory(compute_options const& options) {
   return options.device_memory.empty() ? 0 : parse_size("--device-memory", options.device_memory);
 }
 
-/// Puts the options into force. Throws device_error for a device that this build or this machine does not have.
-inline void use(compute_options const& options) {
+/// Puts the options into force. Throws device_error for a device that this build does not have; for one that this machine
+/// does not have, the result does: it is looked for and made ready beside what the caller does next.
+[[nodiscard]] inline std::future<void> begin_use(compute_options const& options) {
   if (!options.device_memory.empty() && !on_device(options))
     throw usage_error("--device-memory: is for --device cuda; the host takes what it needs");
   device_memory(options);
-  if (on_device(options)) {
-#if GPTQ_WITH_CUDA
-    try {
-      require_cuda_device();
-    } catch (gptq::device_error const& e) {
-      throw gptq::device_error(fmt::format("--device {}: {}", options.device, e.what()));
-    }
+#if !GPTQ_WITH_CUDA
+  if (on_device(options)) throw gptq::device_error("--device cuda: this gptq was built without CUDA");
+#endif
+  if (options.threads > 0) {
+#if defined(_OPENMP)
+    omp_set_num_threads(options.threads);
 #else
-    throw gptq::device_error("--device cuda: this gptq was built without CUDA");
+    if (options.threads > 1) warn("--threads: this gptq was built without OpenMP and uses one thread");
 #endif
   }
-  if (options.threads == 0) return;
-#if defined(_OPENMP)
-  omp_set_num_threads(options.threads);
-#else
-  if (options.threads > 1) warn("--threads: this gptq was built without OpenMP and uses one thread");
+#if GPTQ_WITH_CUDA
+  if (on_device(options))
+    return std::async(std::launch::async, [device = options.device] {
+      try {
+        require_cuda_device();
+      } catch (gptq::device_error const& e) {
+        throw gptq::device_error(fmt::format("--device {}: {}", device, e.what()));
+      }
+    });
 #endif
+  return std::async(std::launch::deferred, [] {});
 }
+
+/// The same, complete.
+inline void use(compute_options const& options) { begin_use(options).get(); }
 
 inline std::string eigen_version() {
   return fmt::format("{}.{}.{}", EIGEN_WORLD_VERSION, EIGEN_MAJOR_VERSION, EIGEN_MINOR_VERSION);

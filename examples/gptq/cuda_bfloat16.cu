@@ -5,6 +5,7 @@ namespace app {
 template gptq::pipeline_report quantize_on_cuda<gptq::bfloat16>(std::size_t, std::filesystem::path const&,
                                                                 std::filesystem::path const&,
                                                                 std::vector<std::vector<std::int32_t>> const&,
-                                                                gptq::pipeline_options, device_usage&);
+                                                                gptq::pipeline_options, std::future<void>&,
+                                                                device_usage&);
 
 }  // namespace app

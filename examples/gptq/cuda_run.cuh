@@ -50,14 +50,19 @@ template <class T>
 gptq::pipeline_report quantize_on_cuda(std::size_t memory, std::filesystem::path const& model,
                                        std::filesystem::path const& output,
                                        std::vector<std::vector<std::int32_t>> const& samples,
-                                       gptq::pipeline_options options, device_usage& usage) {
+                                       gptq::pipeline_options options, std::future<void>& ready, device_usage& usage) {
   using backend_type = gptq::basic_cuda_model_backend<T>;
-  auto opening = std::async(std::launch::async, cuda::open_backend<T>, memory);  // while the source is checked
+  auto opening = std::async(std::launch::async, [&ready, memory] {  // while the source is checked
+    if (ready.valid()) ready.get();
+    return cuda::open_backend<T>(memory);
+  });
   std::optional<backend_type> backend;
+  std::future<void> loading;
   auto const open = [&]() -> backend_type& {
     backend.emplace(opening.get());
+    loading = std::async(std::launch::async, gptq::detail::load_products<T>, 0);
     options.stream = gptq::plan_stream(gptq::read_model_config(model), samples, sizeof(T), backend->memory_budget(),
-                                       options.shift.any() ? 2 : 1);
+                                       options.shift.any() ? 2 : 1, options.lm_head);
     return *backend;
   };
   auto report = gptq::quantize_model_on(open, model, output, samples, options);

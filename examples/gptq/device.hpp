@@ -10,6 +10,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <future>
 #include <span>
 #include <string>
 #include <vector>
@@ -31,12 +32,12 @@ struct device_usage {
 void require_cuda_device();
 
 /// gptq::quantize_model in that type, in `memory` bytes of the device in all (0: as much as is free). Parts of options
-/// that say how the run fits into memory are chosen here.
+/// that say how the run fits into memory are chosen here. `ready`: of begin_use().
 template <class T>
 gptq::pipeline_report quantize_on_cuda(std::size_t memory, std::filesystem::path const& model,
                                        std::filesystem::path const& output,
                                        std::vector<std::vector<std::int32_t>> const& samples,
-                                       gptq::pipeline_options options, device_usage& usage);
+                                       gptq::pipeline_options options, std::future<void>& ready, device_usage& usage);
 
 /// gptq::evaluate in float.
 gptq::evaluation evaluate_on_cuda(std::size_t memory, gptq::model_weights const& model,

@@ -16,9 +16,11 @@
 
 #include <CLI/CLI.hpp>
 
+#include <chrono>
 #include <cstdint>
 #include <cstdio>
 #include <filesystem>
+#include <future>
 #include <memory>
 #include <optional>
 #include <string>
@@ -32,14 +34,15 @@ namespace {
 
 /// The model in its own type, which is that of its first linear layer.
 gptq::pipeline_report run_on_cuda(quantize_arguments const& a, gptq::pipeline_options const& options,
-                                  gptq::calibration_set const& calibration, device_usage& usage) {
+                                  gptq::calibration_set const& calibration, std::future<void>& ready,
+                                  device_usage& usage) {
   gptq::model_weights const weights = gptq::open_source(a.model, options);
   gptq::tensor_view const* const first = weights.stored(weights.names().linears(0, gptq::attention_stage).front());
   gptq::dtype const type = first ? first->type : gptq::dtype::f32;
   auto const run = type == gptq::dtype::bf16  ? quantize_on_cuda<gptq::bfloat16>
                    : type == gptq::dtype::f16 ? quantize_on_cuda<gptq::float16>
                                               : quantize_on_cuda<float>;
-  return run(device_memory(a.compute), a.model, a.output, calibration.samples, options, usage);
+  return run(device_memory(a.compute), a.model, a.output, calibration.samples, options, ready, usage);
 }
 
 #endif
@@ -48,7 +51,8 @@ gptq::pipeline_report run_on_cuda(quantize_arguments const& a, gptq::pipeline_op
 /// once nothing more can be refused.
 gptq::pipeline_report run_pipeline(quantize_arguments const& a, gptq::pipeline_options options,
                                    gptq::calibration_set const& calibration, memory_watch& memory,
-                                   std::vector<std::string> warnings, std::optional<device_usage>& usage) {
+                                   std::vector<std::string> warnings, std::future<void>& ready,
+                                   std::optional<device_usage>& usage) {
   interrupt_guard const guard;
   quantize_progress progress;
   options.progress = [&](gptq::pipeline_progress const& p) {
@@ -59,9 +63,10 @@ gptq::pipeline_report run_pipeline(quantize_arguments const& a, gptq::pipeline_o
   };
   auto report = [&] {
 #if GPTQ_WITH_CUDA
-    if (on_device(a.compute)) return run_on_cuda(a, options, calibration, usage.emplace());
+    if (on_device(a.compute)) return run_on_cuda(a, options, calibration, ready, usage.emplace());
 #endif
     static_cast<void>(usage);
+    ready.get();
     gptq::host_model_backend backend;
     return gptq::quantize_model(backend, a.model, a.output, calibration.samples, options);
   }();
@@ -115,7 +120,7 @@ int quantize(quantize_arguments const& a) {
   gptq::pipeline_options const options = resolve(a);
   calibration_format(a.calibration);
   report_file const report(a.report, a.model, a.output, {a.calibration.file, a.rules.dynamic, a.evaluate});
-  use(a.compute);
+  std::future<void> device = begin_use(a.compute);
 
   gptq::model_config const config = gptq::read_model_config(a.model);
   std::vector<std::string> warnings = judge_engines(a, options);
@@ -128,11 +133,14 @@ int quantize(quantize_arguments const& a) {
       .model = a.output, .reference = a.model, .text = a.evaluate, .max_tokens = a.evaluate_max_tokens};
   auto const scored = read_evaluation(evaluation, config.vocabulary);
 
+  // A device that is not there is known by now; one that is there may take longer than the source's checks.
+  if (device.wait_for(std::chrono::seconds(0)) == std::future_status::ready) device.get();
   memory_watch memory;
   std::optional<device_usage> usage;
   gptq::family_rule const& family = options.as_llama ? *gptq::find_family("llama") : *config.family;
   quantize_run run{
-      a, options, calibration, family, run_pipeline(a, options, calibration, memory, warnings, usage), warnings};
+      a,       options, calibration, family, run_pipeline(a, options, calibration, memory, warnings, device, usage),
+      warnings};
   run.device = std::move(usage);
   for (auto const& w : run.report.warnings) warn(w);
   run.warnings.insert(run.warnings.end(), run.report.warnings.begin(), run.report.warnings.end());

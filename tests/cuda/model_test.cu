@@ -165,6 +165,18 @@ TEST_CASE("cuda attention: shared heads, windows, soft caps, earlier keys, sampl
       CHECK(attention_error<bfloat16>(s, 256, bounds, bounds) < 1e-2);
       CHECK(attention_error<float16>(s, 256, bounds, bounds) < 2e-3);
     }
+  for (index_t const dim : {8, 64, 72, 128, 136}) {  // the last does not fit the fused kernel
+    shape wide{
+        .heads = 2, .kv_heads = 1, .head_dim = dim, .query = {0, dim}, .key = {2 * dim, dim}, .value = {3 * dim, dim}};
+    wide.scale = 0.1f;
+    for (index_t const w : {0, 70}) {
+      wide.window = w;
+      CHECK(attention_error<bfloat16>(wide, 4 * dim, uneven, uneven) < 1e-2);
+      CHECK(attention_error<float16>(wide, 4 * dim, even, even) < 2e-3);
+    }
+  }
+  CHECK(attention_error<bfloat16>(plain, 256, {0, 3, 200}, {0, 20, 330}) < 1e-2);
+  CHECK(attention_error<bfloat16>(window, 256, {0, 3, 200}, {0, 20, 330}) < 1e-2);
   CHECK(attention_error<float>(plain, 256, {0, 3, 10}, {0, 20, 30}) < 1e-5);
   CHECK(attention_error<float>(window, 256, {0, 3, 10}, {0, 20, 30}) < 1e-5);
 }

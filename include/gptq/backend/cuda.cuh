@@ -195,6 +195,9 @@ class cuda_backend {
       detail::solve_tile(*context_, f.block(p, p, n, n), x.row_range(p, n));
     }
   }
+  void add_energy(view<float const> f, view<float const> x, view<float const> pivots, view<double> sums) {
+    detail::add_energy(*context_, f, x, pivots, outer_block(), sums);
+  }
   void add_squares(view<float const> y, view<float const> weights, view<double> sums) {
     detail::add_squares(*context_, y, weights, sums);
   }
@@ -301,7 +304,7 @@ static_assert(refining_backend<cuda_backend>);
 /// The overloads of gptq/pack for layers on the device; the same tensors, bit for bit, and the same errors.
 inline packed_linear pack(cuda_backend& b, device_linear const& q, checkpoint_format format, index_t first,
                           index_t count) {
-  return detail::pack(*b.context(), q, format, first, count);
+  return detail::packing(b.context(), q, format, first, count).get();
 }
 inline packed_linear pack(cuda_backend& b, device_linear const& q, checkpoint_format format) {
   return pack(b, q, format, 0, q.out_features());

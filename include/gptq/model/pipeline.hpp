@@ -28,13 +28,25 @@
 namespace gptq {
 inline namespace v0 {
 
+namespace detail {
+
+inline packed_linear finished(packed_linear&& p) { return std::move(p); }
+template <class Packing>
+requires requires(Packing& p) { p.get(); }
+packed_linear finished(Packing&& p) { return p.get(); }
+
+}  // namespace detail
+
 /// What quantize_model asks of a backend: to quantize, to run a decoder, and
 ///   b.pack(linear, format, first, count, weight)   outputs [first, first + count) of a solved stack as the tensors of a
-///                                                  file; weight [count × in] becomes what a reader computes with them
+///                                                  file; weight [count × in] becomes what a reader computes with them.
+///                                                  Or, for another thread to wait for, an object whose get() gives them
 template <class B>
 concept pipeline_backend = refining_backend<B> && forward_backend<B> &&
     requires(B& b, quantized_linear_of<B> const& linear, view_of<B, typename B::activation> weight) {
-  { b.pack(linear, checkpoint_format::gptq, index_t(), index_t(), weight) } -> std::same_as<packed_linear>;
+  {
+    detail::finished(b.pack(linear, checkpoint_format::gptq, index_t(), index_t(), weight))
+    } -> std::same_as<packed_linear>;
 };
 
 namespace detail {
@@ -92,7 +104,10 @@ class model_quantizer {
       if (float_stream_)
         original = timed("load", [&] { return with_less([&] { return load_block(b_, weights_, i); }); });
       block_weights<B> const* const beside = original ? &*original : nullptr;
-      timed("write", [&] { finish_writing(); });
+      timed("write", [&] {
+        if (written_.valid()) written_.get();
+        written_ = writing_;
+      });
       if (options_.true_sequential)
         for (int s = 0; s < stage_count; ++s) quantize_stage(block, s, collect(block, beside, s));
       else
@@ -121,7 +136,7 @@ class model_quantizer {
       try {
         return f();
       } catch (device_memory_error const& e) {
-        if (blocks_.drop()) continue;
+        if (blocks_.drop() || finish_writing()) continue;
         index_t const before = stream_.chunk_tokens();
         if (!reduce_streams())
           throw device_memory_error(place() + ": " + e.what() + ", in chunks of " + std::to_string(before) + " tokens");
@@ -261,7 +276,7 @@ class model_quantizer {
     for (linear_info const& l : linears) {
       linear_record& record = report_.linears.emplace_back(
           linear_record{l.name, l.rows, l.inputs, spec, solved.report(l.first_row, l.rows), {}});
-      packed_linear packed = timed("pack", [&] {
+      auto packed = timed("pack", [&] {
         try {
           return with_less([&] {
             return b_.pack(solved.linear, options_.format, l.first_row, l.rows, stacked.row_range(l.first_row, l.rows));
@@ -270,18 +285,22 @@ class model_quantizer {
           throw numeric_error(l.name + ": " + e.what());
         }
       });
-      // Written in order by another thread, at most one block behind.
-      writing_ = std::async(std::launch::async,
-                            [this, &record, before = std::move(writing_), p = std::move(packed)]() mutable {
-                              if (options_.count_codes) record.codes = gptq::count_codes(view(p));
-                              if (before.valid()) before.get();
-                              write_linear(writer_, weights_.reader(), record.name, p);
-                            });
+      // Written in order by another thread, at most two blocks behind.
+      writing_ = std::async(std::launch::async, [this, &record, before = writing_, p = std::move(packed)]() mutable {
+                   packed_linear const linear = finished(std::move(p));
+                   if (options_.count_codes) record.codes = gptq::count_codes(view(linear));
+                   if (before.valid()) before.get();
+                   write_linear(writer_, weights_.reader(), record.name, linear);
+                 }).share();
     }
   }
 
-  void finish_writing() {
-    if (writing_.valid()) writing_.get();
+  /// False where there was nothing to wait for.
+  bool finish_writing() {
+    if (!writing_.valid()) return false;
+    written_ = {};
+    std::exchange(writing_, {}).get();
+    return true;
   }
 
   B& b_;
@@ -295,7 +314,8 @@ class model_quantizer {
   stream_type stream_;
   std::optional<stream_type> float_stream_;  ///< the same tokens through the float model
   pipeline_report report_;
-  std::future<void> writing_;  ///< waits for its thread when it goes, so it goes first
+  std::shared_future<void> written_;  ///< up to the block before the last
+  std::shared_future<void> writing_;  ///< waits for its thread when it goes, so it goes first
 };
 
 }  // namespace detail
@@ -321,7 +341,8 @@ quantize_model_on(Open&& open, std::filesystem::path const& source, std::filesys
   folder.check_space(estimate + (std::min)(estimate, options.shard_size));
   detail::check_values(weights.reader(), options);
 
-  checkpoint_writer writer(folder.path(), options.shard_size, detail::kept_metadata(weights.reader()));
+  checkpoint_writer writer(folder.path(), options.shard_size, detail::kept_metadata(weights.reader()),
+                           detail::estimated_header(weights, plan));
   detail::write_float_tensors(writer, weights, plan, options);
   pipeline_report report = detail::model_quantizer<B>(open(), weights, plan, writer, samples, options).run();
   {

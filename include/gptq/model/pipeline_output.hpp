@@ -199,6 +199,15 @@ inline std::uint64_t estimated_bytes(model_weights const& weights, quantization_
   return bytes;
 }
 
+/// Bytes that the header of the result's tensors will take at most, metadata included.
+inline std::size_t estimated_header(model_weights const& weights, quantization_plan const& plan) {
+  constexpr std::size_t entry = 128;  // dtype, shape and offsets
+  std::size_t bytes = 1024;
+  for (std::string const& name : weights.reader().names()) bytes += name.size() + entry;
+  for (planned_linear const& p : plan.quantized()) bytes += 5 * (p.info.name.size() + 16 + entry);
+  return bytes;
+}
+
 /// Metadata of the source's files that the result keeps: where tied tensors are stored.
 inline std::map<std::string, std::string> kept_metadata(checkpoint_reader const& reader) {
   std::map<std::string, std::string> kept;

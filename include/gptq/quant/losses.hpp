@@ -43,6 +43,11 @@ template <quantize_backend B>
 void add_energy(B& b, factor<B> const& f, view_of<B, typename B::scalar const> x, view_of<B, double> sums) {
   using scalar = typename B::scalar;
   using const_view = view_of<B, scalar const>;
+  if constexpr (requires { b.add_energy(const_view(f.feedback), x, const_view(f.pivots), sums); }) {
+    b.add_energy(const_view(f.feedback), x, const_view(f.pivots), sums.row_range(0, 1));
+    b.add_squares(x, f.excess, sums.row_range(1, 1));
+    return;
+  }
   index_t const in = x.rows;
   index_t const block = (std::min)(in, (std::max)(index_t(grid_block), index_t(b.outer_block())));
   auto y_storage = b.template make<scalar>(block, x.cols);

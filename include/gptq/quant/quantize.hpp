@@ -8,7 +8,10 @@
 #include <gptq/quant/solve.hpp>
 #include <gptq/quant/target.hpp>
 
+#include <algorithm>
 #include <cmath>
+#include <cstddef>
+#include <limits>
 #include <optional>
 #include <span>
 #include <string>
@@ -72,6 +75,17 @@ struct solve_input {
   drift<B> const* moved = nullptr;                   ///< for the loss against the float model
   view_of<B, typename B::scalar const> target = {};  ///< [out × in], empty: the weights
 };
+
+/// Throws scale_error for one that is not finite.
+template <class Scalar>
+void check_scales(std::span<Scalar const> scales, index_t outputs) {
+  std::size_t bad = 0;  // counted without a branch: there are many, and a device waits
+  for (Scalar const s : scales) bad += !(std::abs(s) <= std::numeric_limits<Scalar>::max());
+  if (bad == 0) return;
+  auto const first = std::find_if_not(scales.begin(), scales.end(), [](Scalar s) { return std::isfinite(s); });
+  auto const i = static_cast<index_t>(first - scales.begin());
+  throw scale_error(i % outputs, i / outputs);
+}
 
 /// Solves strip by strip.
 template <class Width, quantize_backend B, class W>
@@ -183,11 +197,10 @@ quantized_stack<B> solve_all(Width width, B& b, solve_input<B, W> const& input, 
 
   matrix<scalar> host_scales(groups, out);
   b.download(const_view(scales), host_scales.view());
-  for (index_t i = 0; i < host_scales.size(); ++i) {
-    scalar const s = host_scales.data()[i];
-    if (!std::isfinite(s)) throw scale_error(i % out, i / out);
-    if (options.grid.round_scales && s <= scalar(smallest_float16)) ++linear.report.scale_underflows;
-  }
+  check_scales(std::span<scalar const>(host_scales.data(), static_cast<std::size_t>(host_scales.size())), out);
+  if (options.grid.round_scales)
+    linear.report.scale_underflows += std::count_if(host_scales.data(), host_scales.data() + host_scales.size(),
+                                                    [](scalar s) { return s <= scalar(smallest_float16); });
   if constexpr (std::is_same_v<scalar, float>) {
     linear.scales = std::move(scales);
   } else {

@@ -1,8 +1,10 @@
-/// Causal attention on the device: for tiles of queries of all heads of several samples, two batched products of cuBLAS
-/// with a masked softmax between. The scores of a tile are all that is ever in memory.
+/// Causal attention on the device: one kernel for the heads and types that it fits; for others, tiles of queries of all
+/// heads of several samples by two batched products of cuBLAS with a masked softmax between. The scores of a tile are all
+/// that is ever in memory.
 #pragma once
 
 #include <gptq/backend/cuda/forward_kernels.cuh>
+#include <gptq/backend/cuda/fused_attention.cuh>
 #include <gptq/backend/cuda/products.cuh>
 
 #include <algorithm>
@@ -45,6 +47,8 @@ __global__ void attention_pointers_kernel(attention_operands<T> a, index_t batch
 template <class T>
 void attention(cuda_context& c, device_view<T const> q, device_view<T const> k, device_view<T const> v,
                sequence_bounds bounds, attention_shape const& shape, device_view<T> y) {
+  if constexpr (sizeof(T) == 2)
+    if (fits_fused_attention(q, k, v, shape, y)) return fused_attention(c, q, k, v, bounds, shape, y);
   constexpr index_t tile = 128;
   constexpr index_t most_scores = index_t(1) << 26;  // elements: 256 MiB of scores
   std::size_t const samples = bounds.queries.empty() ? 0 : bounds.queries.size() - 1;

@@ -7,6 +7,7 @@
 #include <array>
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 
@@ -91,8 +92,8 @@ struct side_lane {
   blas_lane blas{stream.get(), std::size_t(16) << 20};
 };
 
-/// Copies to the device that run beside the work; used by one other thread at a time.
-struct upload_lane {
+/// Copies that run beside the work; used by one thread at a time.
+struct copy_lane {
   side_stream stream;
   staging pinned;
 };
@@ -179,9 +180,23 @@ class cuda_context {
   }
 
   /// Made when first asked for.
-  [[nodiscard]] upload_lane& uploads() {
-    if (!uploads_) uploads_ = std::make_unique<upload_lane>();
+  [[nodiscard]] copy_lane& uploads() {
+    if (!uploads_) uploads_ = std::make_unique<copy_lane>();
     return *uploads_;
+  }
+  /// For whoever holds it; others wait. In any thread.
+  class held_lane {
+   public:
+    held_lane(copy_lane& lane, std::mutex& mutex) : lane_(&lane), lock_(mutex) {}
+    [[nodiscard]] copy_lane* operator->() const { return lane_; }
+
+   private:
+    copy_lane* lane_;
+    std::unique_lock<std::mutex> lock_;
+  };
+  [[nodiscard]] held_lane downloads() {
+    std::call_once(downloads_made_, [&] { downloads_ = std::make_unique<copy_lane>(); });
+    return {*downloads_, downloads_used_};
   }
   [[nodiscard]] side_stream& fetches() {
     if (!fetches_) fetches_ = std::make_unique<side_stream>();
@@ -207,8 +222,11 @@ class cuda_context {
   void* flags_ = nullptr;
   void* device_flags_ = nullptr;
   std::array<std::unique_ptr<side_lane>, most_lanes - 1> sides_;
-  std::unique_ptr<upload_lane> uploads_;
+  std::unique_ptr<copy_lane> uploads_;
   std::unique_ptr<side_stream> fetches_;
+  std::once_flag downloads_made_;
+  std::mutex downloads_used_;
+  std::unique_ptr<copy_lane> downloads_;
 };
 
 }  // namespace detail

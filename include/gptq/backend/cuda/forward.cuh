@@ -76,7 +76,9 @@ class basic_cuda_model_backend : public cuda_backend {
     detail::attention<T>(*context(), q, k, v, bounds, shape, y);
   }
   void gated_activation(activation_function f, const_view gate, const_view up, view<T> y) {
-    detail::elementwise(*context(), y.rows, y.cols, detail::gate_element<T>{f, gate, up, y});
+    bool const wide = detail::in_eights(gate) && detail::in_eights(up) && detail::in_eights(y);
+    detail::elementwise(*context(), y.rows, detail::pieces_of(y.cols, 8),
+                        detail::gate_element<T>{f, wide, gate, up, y});
   }
 
   void softcap(float cap, view<T> y) {
@@ -104,10 +106,10 @@ class basic_cuda_model_backend : public cuda_backend {
   }
 
   /// Outputs [first, first + count) as the tensors of a file; weight [count × in] becomes what a reader computes.
-  packed_linear pack(device_linear const& linear, checkpoint_format format, index_t first, index_t count,
-                     view<T> weight) {
+  detail::packing pack(device_linear const& linear, checkpoint_format format, index_t first, index_t count,
+                       view<T> weight) {
     detail::dequantize<true>(*context(), linear, first, weight);
-    return detail::pack(*context(), linear, format, first, count);
+    return {context(), linear, format, first, count};
   }
 
  private:

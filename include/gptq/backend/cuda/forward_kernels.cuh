@@ -32,24 +32,47 @@ struct bias_element {
   }
 };
 
+/// Columns [8c, 8c + 8): in 16-bit types one access of 16 bytes each, where `wide` says that they lie so.
 template <class T>
 struct gate_element {
   activation_function f;
+  bool wide;
   device_view<T const> gate, up;
   device_view<T> y;
-  __device__ void operator()(index_t t, index_t c) const {
-    float const g = to_float(gate(t, c));
-    float a = 0;
+
+  static __device__ float activation(activation_function f, float g) {
     switch (f) {
-      case activation_function::silu: a = g / (1.0f + expf(-g)); break;
+      case activation_function::silu: return g / (1.0f + expf(-g));
       case activation_function::gelu_tanh:
-        a = 0.5f * g * (1.0f + tanhf(0.7978845608028654f * (g + 0.044715f * g * g * g)));
-        break;
-      case activation_function::gelu_erf: a = 0.5f * g * erfcf(-0.7071067811865476f * g); break;
+        return 0.5f * g * (1.0f + tanhf(0.7978845608028654f * (g + 0.044715f * g * g * g)));
+      default: return 0.5f * g * erfcf(-0.7071067811865476f * g);
     }
-    y(t, c) = from_float<T>(a * to_float(up(t, c)));
+  }
+  __device__ void operator()(index_t t, index_t c) const {
+    struct alignas(8 * sizeof(T) < 16 ? 8 * sizeof(T) : 16) eight {
+      T values[8];
+    };
+    index_t const first = 8 * c;
+    if (wide) {
+      auto const g = *reinterpret_cast<eight const*>(gate.row(t) + first);
+      auto const u = *reinterpret_cast<eight const*>(up.row(t) + first);
+      eight result;
+#pragma unroll
+      for (int i = 0; i < 8; ++i)
+        result.values[i] = from_float<T>(activation(f, to_float(g.values[i])) * to_float(u.values[i]));
+      *reinterpret_cast<eight*>(y.row(t) + first) = result;
+    } else {
+      for (index_t i = first; i < first + 8 && i < y.cols; ++i)
+        y(t, i) = from_float<T>(activation(f, to_float(gate(t, i))) * to_float(up(t, i)));
+    }
   }
 };
+
+/// Whether rows of x can be read 8 elements at a time.
+template <class T>
+bool in_eights(device_view<T> x) {
+  return x.cols % 8 == 0 && x.stride % 8 == 0 && reinterpret_cast<std::uintptr_t>(x.data) % 16 == 0;
+}
 
 template <class T>
 struct softcap_element {

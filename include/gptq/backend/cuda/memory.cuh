@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <utility>
 
@@ -52,7 +53,9 @@ class device_arena {
   device_arena(device_arena const&) = delete;
   device_arena& operator=(device_arena const&) = delete;
 
+  /// These two in any thread: what another thread releases must not be in use any more.
   void* allocate(std::size_t bytes) {
+    std::lock_guard const lock(mutex_);
     if (bytes > budget_ - (std::min)(used_, budget_)) refuse(bytes);
     void* const p = slab_ ? cut(bytes) : draw(bytes);
     used_ += bytes;
@@ -60,6 +63,7 @@ class device_arena {
     return p;
   }
   void release(void* p, std::size_t bytes) noexcept {
+    std::lock_guard const lock(mutex_);
     if (slab_)
       offsets_.give(std::size_t(static_cast<std::byte*>(p) - slab_), bytes);
     else
@@ -131,6 +135,7 @@ class device_arena {
                               (slab_ ? ", the largest piece free has " + mib(offsets_.largest_hole()) : ""));
   }
 
+  std::mutex mutex_;
   cudaStream_t stream_ = nullptr;
   cudaMemPool_t pool_ = nullptr;
   std::byte* slab_ = nullptr;

@@ -7,7 +7,9 @@
 #include <gptq/pack/pack.hpp>
 
 #include <cstdint>
+#include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace gptq {
@@ -120,49 +122,64 @@ inline quantized_linear to_host(cuda_context& c, device_linear const& q) {
   return {q.spec, fetch(q.codes), fetch(q.scales), fetch(q.zeros), q.g_idx, q.report};
 }
 
-template <class T>
-void fetch_matrix(cuda_context& c, device_matrix<T> const& from, matrix<T>& to) {
-  to = matrix<T>(from.rows(), from.cols());
-  std::size_t const bytes = std::size_t(from.size()) * sizeof(T);
-  if (bytes) c.pinned().download(from.data(), bytes, to.data(), bytes, bytes, 1, c.stream());
-}
+/// Outputs [first, first + count) of a layer on their way to be the tensors of a file. Made where all verbs are called:
+/// then what can't be packed has been refused, and the layer may go. get() copies to the host, beside other work and in any
+/// one thread.
+class packing {
+ public:
+  packing(std::shared_ptr<cuda_context> c, device_linear const& q, checkpoint_format format, index_t first,
+          index_t count)
+      : c_(std::move(c)) {
+    check_spec(q.spec);
+    if (first < 0 || count < 0 || first > q.out_features() - count)
+      throw shape_error("pack: outputs [" + std::to_string(first) + ", +" + std::to_string(count) + ") of " +
+                        std::to_string(q.out_features()));
+    index_t const groups = q.groups();
+    p_.spec = q.spec;
+    p_.format = format;
+    p_.in_features = q.in_features();
+    p_.out_features = count;
+    words_ = c_->make<std::int32_t>(word_count(p_.in_features, q.spec.bits), count);
+    zeros_ = c_->make<std::int32_t>(groups, word_count(count, q.spec.bits));
+    scales_ = c_->make<float16>(groups, count);
+    c_->flags()[1] = 0;
+    with_bits(q.spec.bits, [&]<int Bits>() {
+      elementwise(*c_, words_.rows(), words_.cols(),
+                  pack_rows_element<Bits>{q.codes.view().col_range(first, count), words_.view()});
+      elementwise(*c_, zeros_.rows(), zeros_.cols(),
+                  pack_zeros_element<Bits>{q.zeros.view().col_range(first, count), zeros_.view(),
+                                           format == checkpoint_format::gptq ? 1u : 0u, c_->device_flags() + 1});
+    });
+    elementwise(*c_, groups, count,
+                pack_scales_element{q.scales.view().col_range(first, count), scales_.view(), c_->device_flags() + 1});
+    p_.g_idx = q.g_idx;
+    if (p_.g_idx.empty()) p_.g_idx = group_index(view(p_));
+    check_groups(p_.g_idx, groups);
+    c_->synchronize();
+    if (c_->flags()[1]) gptq::pack(to_host(*c_, q), format, first, count);  // throws what is wrong, and where
+  }
 
-/// Outputs [first, first + count) of a layer as the tensors of a file, in pinned-copied host memory.
-inline packed_linear pack(cuda_context& c, device_linear const& q, checkpoint_format format, index_t first,
-                          index_t count) {
-  check_spec(q.spec);
-  if (first < 0 || count < 0 || first > q.out_features() - count)
-    throw shape_error("pack: outputs [" + std::to_string(first) + ", +" + std::to_string(count) + ") of " +
-                      std::to_string(q.out_features()));
-  index_t const groups = q.groups();
-  packed_linear p;
-  p.spec = q.spec;
-  p.format = format;
-  p.in_features = q.in_features();
-  p.out_features = count;
-  auto words = c.make<std::int32_t>(word_count(p.in_features, q.spec.bits), count);
-  auto zeros = c.make<std::int32_t>(groups, word_count(count, q.spec.bits));
-  auto scales = c.make<float16>(groups, count);
-  c.flags()[1] = 0;
-  with_bits(q.spec.bits, [&]<int Bits>() {
-    elementwise(c, words.rows(), words.cols(),
-                pack_rows_element<Bits>{q.codes.view().col_range(first, count), words.view()});
-    elementwise(c, zeros.rows(), zeros.cols(),
-                pack_zeros_element<Bits>{q.zeros.view().col_range(first, count), zeros.view(),
-                                         format == checkpoint_format::gptq ? 1u : 0u, c.device_flags() + 1});
-  });
-  elementwise(c, groups, count,
-              pack_scales_element{q.scales.view().col_range(first, count), scales.view(), c.device_flags() + 1});
-  fetch_matrix(c, scales, p.scales);
-  fetch_matrix(c, zeros, p.qzeros);
-  fetch_matrix(c, words, p.qweight);
-  p.g_idx = q.g_idx;
-  if (p.g_idx.empty()) p.g_idx = group_index(view(p));
-  check_groups(p.g_idx, groups);
-  c.synchronize();
-  if (c.flags()[1]) return gptq::pack(to_host(c, q), format, first, count);  // says what is wrong, and where
-  return p;
-}
+  packed_linear get() {
+    check(cudaSetDevice(c_->options().device), "cudaSetDevice");
+    auto const lane = c_->downloads();
+    auto const fetch = [&]<class T>(device_matrix<T>& from, matrix<T>& to) {
+      to = matrix<T>(from.rows(), from.cols());
+      std::size_t const bytes = std::size_t(from.size()) * sizeof(T);
+      if (bytes) lane->pinned.download(from.data(), bytes, to.data(), bytes, bytes, 1, lane->stream.get());
+      from = {};
+    };
+    fetch(scales_, p_.scales);
+    fetch(zeros_, p_.qzeros);
+    fetch(words_, p_.qweight);
+    return std::move(p_);
+  }
+
+ private:
+  std::shared_ptr<cuda_context> c_;
+  packed_linear p_;
+  device_matrix<std::int32_t> words_, zeros_;
+  device_matrix<float16> scales_;
+};
 
 inline device_linear unpack(cuda_context& c, packed_linear const& p) {
   device_linear q;

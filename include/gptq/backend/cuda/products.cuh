@@ -18,6 +18,38 @@ inline constexpr cudaDataType_t blas_type = std::is_same_v<T, float>     ? CUDA_
                                             : std::is_same_v<T, float16> ? CUDA_R_16F
                                                                          : CUDA_R_16BF;
 
+/// Has the libraries load what they load at the first product of a kind, a tenth of a second for each: for a thread beside
+/// the first work. T is the type of weights and activations.
+template <class T>
+void load_products(int device) {
+  check(cudaSetDevice(device), "cudaSetDevice");
+  constexpr int n = 1024;
+  constexpr auto type = blas_type<T>;
+  cudaStream_t stream = nullptr;
+  void* memory = nullptr;
+  check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreate");
+  auto const status = cudaMalloc(&memory, std::size_t(3 * n * n) * sizeof(float));
+  if (status == cudaSuccess) {
+    blas_lane const lane(stream, std::size_t(4) << 20);
+    float const one = 1;
+    float const zero = 0;
+    auto* const x = static_cast<float*>(memory);
+    float* const y = x + n * n;
+    float* const z = y + n * n;
+    cudaMemsetAsync(memory, 0, std::size_t(3 * n * n) * sizeof(float), stream);
+    // A Gram matrix, a correction, a linear layer: in the order in which a run comes to them.
+    cublasGemmEx(lane.get(), CUBLAS_OP_N, CUBLAS_OP_T, n, n, n, &one, x, type, n, y, type, n, &one, z, CUDA_R_32F, n,
+                 CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT);
+    cublasSgemm(lane.get(), CUBLAS_OP_N, CUBLAS_OP_N, n, 128, 128, &one, x, n, y, n, &one, z, n);
+    cublasGemmEx(lane.get(), CUBLAS_OP_T, CUBLAS_OP_N, n, n, n, &one, x, type, n, y, type, n, &zero, z, type, n,
+                 CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT);
+    cudaStreamSynchronize(stream);
+  }
+  cudaFree(memory);
+  cudaStreamDestroy(stream);
+  cudaGetLastError();  // whoever needs the products says what fails
+}
+
 /// y = alpha·a·x + beta·y in fp32, all row-major.
 inline void multiply_fp32(cublasHandle_t blas, float alpha, device_view<float const> a, device_view<float const> x,
                           float beta, device_view<float> y) {
@@ -27,27 +59,60 @@ inline void multiply_fp32(cublasHandle_t blas, float alpha, device_view<float co
 }
 
 /// Splits x into high and low halves of bf16 for a product of depth 3k. Left factors give rows (high high low), right
-/// ones stack (high; low; high): the product of both is high·high + high·low + low·high.
+/// ones stack (high; low; high): the product of both is high·high + high·low + low·high. Columns [4c, 4c + 4).
 template <bool Left>
 struct split_element {
   device_view<float const> x;
   device_view<bfloat16> parts;
+  bool wide;  ///< four columns lie at a multiple of 16 bytes in x, of 8 bytes in parts
   __device__ void operator()(index_t r, index_t c) const {
-    float const v = x(r, c);
-    auto const high = __float2bfloat16_rn(v);
-    auto const low = bit_pun<bfloat16>(__float2bfloat16_rn(v - __bfloat162float(high)));
-    auto const top = bit_pun<bfloat16>(high);
-    if constexpr (Left) {
-      parts(r, c) = top;
-      parts(r, c + x.cols) = top;
-      parts(r, c + 2 * x.cols) = low;
+    index_t const first = 4 * c;
+    float v[4] = {};
+    if (wide) {
+      float4 const four = *reinterpret_cast<float4 const*>(x.row(r) + first);
+      v[0] = four.x, v[1] = four.y, v[2] = four.z, v[3] = four.w;
     } else {
-      parts(r, c) = top;
-      parts(r + x.rows, c) = low;
-      parts(r + 2 * x.rows, c) = top;
+      for (int i = 0; i < 4; ++i)
+        if (first + i < x.cols) v[i] = x(r, first + i);
+    }
+    std::uint32_t high[2], low[2];
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      auto const h = __floats2bfloat162_rn(v[2 * i], v[2 * i + 1]);
+      high[i] = bit_pun<std::uint32_t>(h);
+      low[i] = bit_pun<std::uint32_t>(__floats2bfloat162_rn(v[2 * i] - __low2float(h), v[2 * i + 1] - __high2float(h)));
+    }
+    if constexpr (Left) {
+      write(r, first, high);
+      write(r, first + x.cols, high);
+      write(r, first + 2 * x.cols, low);
+    } else {
+      write(r, first, high);
+      write(r + x.rows, first, low);
+      write(r + 2 * x.rows, first, high);
+    }
+  }
+
+ private:
+  __device__ void write(index_t r, index_t c, std::uint32_t const (&four)[2]) const {
+    if (wide) {
+      *reinterpret_cast<uint2*>(parts.row(r) + c) = {four[0], four[1]};
+    } else {
+      index_t const n = x.cols - (Left ? c % x.cols : c);
+      for (int i = 0; i < 4 && i < n; ++i)
+        parts(r, c + i).bits = static_cast<std::uint16_t>(four[i / 2] >> (16 * (i % 2)));
     }
   }
 };
+
+/// Splits all of x.
+template <bool Left>
+void split(cuda_context const& c, device_view<float const> x, device_view<bfloat16> parts) {
+  bool const wide = x.cols % 4 == 0 && x.stride % 4 == 0 && parts.stride % 4 == 0 &&
+                    reinterpret_cast<std::uintptr_t>(x.data) % 16 == 0 &&
+                    reinterpret_cast<std::uintptr_t>(parts.data) % 8 == 0;
+  elementwise(c, x.rows, pieces_of(x.cols, 4), split_element<Left>{x, parts, wide});
+}
 
 /// y += alpha·a·x with 16 bits of each factor and fp32 sums; not for factors near the ends of the range of bf16.
 inline void multiply_bf16x3(cuda_context const& c, float alpha, device_view<float const> a, device_view<float const> x,
@@ -55,8 +120,8 @@ inline void multiply_bf16x3(cuda_context const& c, float alpha, device_view<floa
   auto const even = [](index_t n) { return (n + 7) / 8 * 8; };  // rows that tensor cores like
   auto left = c.make<bfloat16>(a.rows, even(3 * a.cols));
   auto right = c.make<bfloat16>(3 * x.rows, even(x.cols));
-  elementwise(c, a.rows, a.cols, split_element<true>{a, left.view()});
-  elementwise(c, x.rows, x.cols, split_element<false>{x, right.view()});
+  split<true>(c, a, left.view());
+  split<false>(c, x, right.view());
   float const beta = 1;
   check(cublasGemmEx(c.blas(), CUBLAS_OP_N, CUBLAS_OP_N, int(y.cols), int(y.rows), int(3 * a.cols), &alpha,
                      right.data(), CUDA_R_16BF, int(right.cols()), left.data(), CUDA_R_16BF, int(left.cols()), &beta,
@@ -73,6 +138,40 @@ inline void multiply_add(cuda_context const& c, float alpha, device_view<float c
     multiply_bf16x3(c, alpha, a, x, y);
   else
     multiply_fp32(c.blas(), alpha, a, x, 1.0f, y);
+}
+
+/// sums[n] += Σ_j (pivots_j·(f·x)_jn)², f [in × in] lower triangular, by blocks of so many rows. What products of bf16
+/// halves are made for here are sums of many squares, in which the roundings of single factors average out: one product of
+/// bf16 does, and x is converted once.
+inline void add_energy(cuda_context const& c, device_view<float const> f, device_view<float const> x,
+                       device_view<float const> pivots, index_t block, device_view<double> sums) {
+  bool const narrow = c.options().products == product_precision::bf16x3 && x.rows >= 512 && x.cols >= 512;
+  auto const even = [](index_t n) { return (n + 7) / 8 * 8; };
+  block = (std::min)(block, x.rows);
+  auto y_storage = c.make<float>(block, x.cols);
+  auto right = c.make<bfloat16>(narrow ? x.rows : 0, even(x.cols));
+  auto left = c.make<bfloat16>(narrow ? block : 0, even(x.rows));
+  auto const convert = [&](device_view<float const> from, device_view<bfloat16> to) {
+    elementwise(c, from.rows, from.cols, convert_element<float, bfloat16>{from, to});
+  };
+  if (narrow) convert(x, right.view());
+  for (index_t p = 0; p < x.rows; p += block) {
+    index_t const rows = (std::min)(block, x.rows - p);
+    auto const panel = f.block(p, 0, rows, p + rows);
+    auto const y = y_storage.view().row_range(0, rows);
+    if (narrow) {
+      float const one = 1;
+      float const zero = 0;
+      convert(panel, left.view());
+      check(cublasGemmEx(c.blas(), CUBLAS_OP_N, CUBLAS_OP_N, int(y.cols), int(rows), int(panel.cols), &one,
+                         right.data(), CUDA_R_16BF, int(right.cols()), left.data(), CUDA_R_16BF, int(left.cols()),
+                         &zero, y.data, CUDA_R_32F, int(y.stride), CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT),
+            "cublasGemmEx");
+    } else {
+      multiply_fp32(c.blas(), 1.0f, panel, x.row_range(0, p + rows), 0.0f, y);
+    }
+    add_squares(c, y, pivots.col_range(p, rows), sums);
+  }
 }
 
 /// Panels of columns for a triangle of edge n: enough that little is computed twice, not so many that each is small.
