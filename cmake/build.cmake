@@ -32,9 +32,16 @@ if(GPTQ_WERROR)
   endif()
 endif()
 
-# Warnings, sanitizers and tuning, for every program of this project.
+# Warnings, sanitizers and tuning, for every program of this project. Its C++ sources are compiled together, since most of
+# the time goes into what the headers instantiate in each of them; -D GPTQ_UNITY=OFF compiles each by itself.
 function(gptq_program target)
+  if(GPTQ_UNITY)
+    set_target_properties(${target} PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 8)
+  endif()
   target_compile_options(${target} PRIVATE "$<$<COMPILE_LANGUAGE:CXX>:${gptq_warning_flags}>")
+  if(GPTQ_UNITY)  # one file's names at namespace scope are no matter to the next file's parameters
+    target_compile_options(${target} PRIVATE $<$<COMPILE_LANGUAGE:CXX>:-Wno-shadow>)
+  endif()
   gptq_tune(${target})
   if(GPTQ_SANITIZE)
     # null and object-size: AddressSanitizer sees those accesses too, and they cost a third of the compile time.

@@ -8,12 +8,12 @@
 
 namespace {
 
+using test::bard;
 using test::check_refused;
 using test::model_copy;
 using test::run_app;
 using test::run_well;
 
-std::string const bard = test::bundled_model().string();
 
 gptq::json generated(std::vector<std::string> arguments) {
   arguments.insert(arguments.begin(), "generate");

@@ -16,6 +16,9 @@
 
 namespace test {
 
+/// The bundled model, as an argument.
+inline std::string const bard = bundled_model().string();
+
 /// Header and data of a safetensors file, either of which may be made wrong.
 struct tensor_file {
   gptq::json header;

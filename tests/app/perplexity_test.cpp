@@ -9,12 +9,12 @@ namespace {
 
 using Catch::Matchers::WithinAbs;
 using Catch::Matchers::WithinRel;
+using test::bard;
 using test::check_refused;
 using test::model_copy;
 using test::run_app;
 using test::run_well;
 
-std::string const bard = test::bundled_model().string();
 std::string const evaluation = (test::bundled_model() / "evaluation.txt").string();
 
 gptq::json measure(std::vector<std::string> arguments) {

@@ -4,11 +4,10 @@
 
 namespace {
 
+using test::bard;
 using test::check_refused;
 using test::run_app;
 using test::run_well;
-
-std::string const bard = test::bundled_model().string();
 
 }  // namespace
 

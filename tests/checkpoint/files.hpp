@@ -2,6 +2,7 @@
 #pragma once
 
 #include "support/catch.hpp"
+#include "support/message_of.hpp"
 #include "support/shared.hpp"
 #include "support/temp_dir.hpp"
 
@@ -57,20 +58,6 @@ inline std::string read_text(std::filesystem::path const& file) {
   std::ifstream in(file, std::ios::binary);
   REQUIRE(in);
   return {std::istreambuf_iterator<char>(in), {}};
-}
-
-/// The message of the error that `f` throws; fails the test if it throws none, or one of several lines.
-template <class Error = gptq::format_error, class F>
-std::string message_of(F&& f) {
-  try {
-    f();
-  } catch (Error const& e) {
-    std::string const what = e.what();
-    CHECK(what.find('\n') == std::string::npos);
-    return what;
-  }
-  FAIL("nothing was thrown");
-  return {};
 }
 
 /// Names of everything in a folder, sorted.

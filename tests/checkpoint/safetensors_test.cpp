@@ -16,7 +16,7 @@ using test::safetensors_bytes;
 namespace {
 
 /// What opening these bytes says.
-std::string refusal(std::string const& bytes) {
+std::string refusal_of_bytes(std::string const& bytes) {
   test::temp_dir const dir;
   auto const file = dir.write("bad.safetensors", bytes);
   std::string const what = message_of([&] { gptq::safetensors_file{file}; });
@@ -25,8 +25,8 @@ std::string refusal(std::string const& bytes) {
 }
 
 /// What opening a file with this header and `data` bytes of data says.
-std::string refusal(std::string const& header, std::size_t data) {
-  return refusal(safetensors_bytes(header, std::string(data, 'd')));
+std::string refusal_of_bytes(std::string const& header, std::size_t data) {
+  return refusal_of_bytes(safetensors_bytes(header, std::string(data, 'd')));
 }
 
 std::string entry(std::string const& name, std::string const& rest) { return "{\"" + name + "\":{" + rest + "}}"; }
@@ -71,62 +71,62 @@ TEST_CASE("a file without tensors is valid", "[safetensors]") {
 }
 
 TEST_CASE("header lengths are checked before anything is read", "[safetensors]") {
-  CHECK_THAT(refusal(""), test::contains("truncated"));
-  CHECK_THAT(refusal("1234567"), test::contains("truncated"));
-  CHECK_THAT(refusal(std::string(8, '\0')), test::contains("does not start with '{'"));
-  CHECK_THAT(refusal(std::string(8, '\xff')), test::contains("above the limit"));
-  CHECK_THAT(refusal(test::bytes_of(std::vector<std::uint64_t>{100'000'001}) + "{}"),
+  CHECK_THAT(refusal_of_bytes(""), test::contains("truncated"));
+  CHECK_THAT(refusal_of_bytes("1234567"), test::contains("truncated"));
+  CHECK_THAT(refusal_of_bytes(std::string(8, '\0')), test::contains("does not start with '{'"));
+  CHECK_THAT(refusal_of_bytes(std::string(8, '\xff')), test::contains("above the limit"));
+  CHECK_THAT(refusal_of_bytes(test::bytes_of(std::vector<std::uint64_t>{100'000'001}) + "{}"),
              test::contains("above the limit"));
-  CHECK_THAT(refusal(test::bytes_of(std::vector<std::uint64_t>{3}) + "{}"), test::contains("truncated"));
+  CHECK_THAT(refusal_of_bytes(test::bytes_of(std::vector<std::uint64_t>{3}) + "{}"), test::contains("truncated"));
   std::string const whole = safetensors_bytes(sample);
-  for (std::size_t n = 0; n < whole.size(); ++n) refusal(whole.substr(0, n));
+  for (std::size_t n = 0; n < whole.size(); ++n) refusal_of_bytes(whole.substr(0, n));
 }
 
 TEST_CASE("the header must be one JSON object", "[safetensors]") {
-  CHECK_THAT(refusal(" {}", 0), test::contains("does not start with '{'"));
-  CHECK_THAT(refusal("[]", 0), test::contains("does not start with '{'"));
-  CHECK_THAT(refusal("{\"a\":}", 0), test::contains("header: not valid JSON"));
-  CHECK_THAT(refusal("{\"\xff\":1}", 0), test::contains("UTF-8"));
-  CHECK_THAT(refusal("{} {}", 0), test::contains("not valid JSON"));
-  CHECK_THAT(refusal("{\"a\":" + std::string(200'000, '['), 0), test::contains("nested deeper"));
+  CHECK_THAT(refusal_of_bytes(" {}", 0), test::contains("does not start with '{'"));
+  CHECK_THAT(refusal_of_bytes("[]", 0), test::contains("does not start with '{'"));
+  CHECK_THAT(refusal_of_bytes("{\"a\":}", 0), test::contains("header: not valid JSON"));
+  CHECK_THAT(refusal_of_bytes("{\"\xff\":1}", 0), test::contains("UTF-8"));
+  CHECK_THAT(refusal_of_bytes("{} {}", 0), test::contains("not valid JSON"));
+  CHECK_THAT(refusal_of_bytes("{\"a\":" + std::string(200'000, '['), 0), test::contains("nested deeper"));
 }
 
 TEST_CASE("duplicate names are refused", "[safetensors]") {
   std::string const one = R"("a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]})";
-  CHECK_THAT(refusal("{" + one + "," + one + "}", 1), test::contains("duplicate key \"a\""));
-  CHECK_THAT(refusal(entry("a", R"("dtype":"U8","dtype":"U8","shape":[1],"data_offsets":[0,1])"), 1),
+  CHECK_THAT(refusal_of_bytes("{" + one + "," + one + "}", 1), test::contains("duplicate key \"a\""));
+  CHECK_THAT(refusal_of_bytes(entry("a", R"("dtype":"U8","dtype":"U8","shape":[1],"data_offsets":[0,1])"), 1),
              test::contains("duplicate key \"dtype\""));
 }
 
 TEST_CASE("an entry has exactly dtype, shape and data_offsets of the right kinds", "[safetensors]") {
-  CHECK_THAT(refusal(R"({"a":[1]})", 0), test::contains("tensor 'a'") && test::contains("not an object"));
-  CHECK_THAT(refusal(entry("a", R"("dtype":"U8","shape":[1])"), 1),
+  CHECK_THAT(refusal_of_bytes(R"({"a":[1]})", 0), test::contains("tensor 'a'") && test::contains("not an object"));
+  CHECK_THAT(refusal_of_bytes(entry("a", R"("dtype":"U8","shape":[1])"), 1),
              test::contains("exactly dtype, shape and data_offsets"));
-  CHECK_THAT(refusal(entry("a", R"("dtype":"U8","shape":[1],"data_offsets":[0,1],"x":1)"), 1),
+  CHECK_THAT(refusal_of_bytes(entry("a", R"("dtype":"U8","shape":[1],"data_offsets":[0,1],"x":1)"), 1),
              test::contains("exactly"));
-  CHECK_THAT(refusal(entry("a", R"("dtype":7,"shape":[1],"data_offsets":[0,1])"), 1),
+  CHECK_THAT(refusal_of_bytes(entry("a", R"("dtype":7,"shape":[1],"data_offsets":[0,1])"), 1),
              test::contains("dtype is not a string"));
-  CHECK_THAT(refusal(entry("a", R"("dtype":"F4","shape":[1],"data_offsets":[0,1])"), 1),
+  CHECK_THAT(refusal_of_bytes(entry("a", R"("dtype":"F4","shape":[1],"data_offsets":[0,1])"), 1),
              test::contains("unknown dtype \"F4\""));
-  CHECK_THAT(refusal(entry("a", R"("dtype":"U8","shape":1,"data_offsets":[0,1])"), 1),
+  CHECK_THAT(refusal_of_bytes(entry("a", R"("dtype":"U8","shape":1,"data_offsets":[0,1])"), 1),
              test::contains("shape is not an array"));
   for (char const* const size : {"-1", "1.0", "\"1\"", "1e0", "18446744073709551615", "null", "[1]"})
-    CHECK_THAT(refusal(entry("a", std::string(R"("dtype":"U8","shape":[)") + size + R"(],"data_offsets":[0,1])"), 1),
+    CHECK_THAT(refusal_of_bytes(entry("a", std::string(R"("dtype":"U8","shape":[)") + size + R"(],"data_offsets":[0,1])"), 1),
                test::contains("non-negative integer"));
   for (char const* const offsets :
        {"[0]", "[0,1,2]", "[-1,0]", "[0,1.5]", "{}", "[0,99999999999999999999]", "[\"0\",1]"})
-    CHECK_THAT(refusal(entry("a", std::string(R"("dtype":"U8","shape":[1],"data_offsets":)") + offsets), 1),
+    CHECK_THAT(refusal_of_bytes(entry("a", std::string(R"("dtype":"U8","shape":[1],"data_offsets":)") + offsets), 1),
                test::contains("data_offsets"));
 }
 
 TEST_CASE("metadata maps strings to strings", "[safetensors]") {
-  CHECK_THAT(refusal(R"({"__metadata__":[]})", 0), test::contains("__metadata__ is not an object"));
-  CHECK_THAT(refusal(R"({"__metadata__":{"a":1}})", 0), test::contains("\"a\" is not a string"));
+  CHECK_THAT(refusal_of_bytes(R"({"__metadata__":[]})", 0), test::contains("__metadata__ is not an object"));
+  CHECK_THAT(refusal_of_bytes(R"({"__metadata__":{"a":1}})", 0), test::contains("\"a\" is not a string"));
 }
 
 TEST_CASE("offsets and shapes must agree with each other and with the file", "[safetensors]") {
   auto const with = [](std::string const& shape, std::string const& offsets, std::size_t data) {
-    return refusal(entry("a", R"("dtype":"F32","shape":)" + shape + R"(,"data_offsets":)" + offsets), data);
+    return refusal_of_bytes(entry("a", R"("dtype":"F32","shape":)" + shape + R"(,"data_offsets":)" + offsets), data);
   };
   CHECK_THAT(with("[1]", "[4,0]", 4), test::contains("reversed"));
   CHECK_THAT(with("[1]", "[0,8]", 4), test::contains("outside the file's 4 bytes"));
@@ -140,7 +140,7 @@ TEST_CASE("offsets and shapes must agree with each other and with the file", "[s
 
 TEST_CASE("data have neither holes nor overlaps nor a rest", "[safetensors]") {
   auto const two = [](std::string const& a, std::string const& b, std::size_t data) {
-    return refusal(R"({"a":{"dtype":"U8","shape":[4],"data_offsets":)" + a +
+    return refusal_of_bytes(R"({"a":{"dtype":"U8","shape":[4],"data_offsets":)" + a +
                        R"(},"b":{"dtype":"U8","shape":[4],"data_offsets":)" + b + "}}",
                    data);
   };
@@ -149,11 +149,11 @@ TEST_CASE("data have neither holes nor overlaps nor a rest", "[safetensors]") {
   CHECK_THAT(two("[0,4]", "[3,7]", 7), test::contains("tensor 'b': its data overlap"));
   CHECK_THAT(two("[0,4]", "[0,4]", 4), test::contains("overlap"));
   CHECK_THAT(two("[0,4]", "[4,8]", 9), test::contains("1 bytes at the end"));
-  CHECK_THAT(refusal("{}", 1), test::contains("1 bytes at the end"));
+  CHECK_THAT(refusal_of_bytes("{}", 1), test::contains("1 bytes at the end"));
 }
 
 TEST_CASE("names from a file can't break a message", "[safetensors]") {
-  std::string const what = refusal("{\"a\\n\\u001b[31m" + std::string(5000, 'x') + "\":[]}", 0);
+  std::string const what = refusal_of_bytes("{\"a\\n\\u001b[31m" + std::string(5000, 'x') + "\":[]}", 0);
   CHECK(what.size() < 500);
   CHECK(what.find('\x1b') == std::string::npos);
 }

@@ -1,9 +1,12 @@
 // Conversations as text: each format by hand, as the models' own templates give it, and templates recognised.
 #include "support/catch.hpp"
+#include "support/message_of.hpp"
 #include "support/shared.hpp"
 #include "support/temp_dir.hpp"
 
 #include <gptq/text/chat_format.hpp>
+
+using test::message_of;
 
 namespace {
 
@@ -15,7 +18,7 @@ gptq::conversation const two_rounds = {{chat_role::system, "S"},
                                        {chat_role::user, "U2"},
                                        {chat_role::assistant, "A2"}};
 
-std::string text(char const* format, gptq::conversation const& turns = two_rounds) {
+std::string formatted(char const* format, gptq::conversation const& turns = two_rounds) {
   return gptq::format_chat(*gptq::find_chat_format(format), turns);
 }
 
@@ -24,53 +27,43 @@ std::string recognised(std::string const& text) {
   return format ? to_string(*format) + "|" + format->default_system : "nothing";
 }
 
-template <class F>
-std::string message_of(F&& f) {
-  try {
-    f();
-  } catch (gptq::format_error const& e) {
-    return e.what();
-  }
-  return {};
-}
-
 }  // namespace
 
 TEST_CASE("chat formats: two rounds with a system text") {
-  CHECK(text("chatml") ==
+  CHECK(formatted("chatml") ==
         "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nU1<|im_end|>\n<|im_start|>assistant\nA1<|im_end|>\n"
         "<|im_start|>user\nU2<|im_end|>\n<|im_start|>assistant\nA2<|im_end|>\n");
-  CHECK(text("qwen3") ==
+  CHECK(formatted("qwen3") ==
         "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nU1<|im_end|>\n<|im_start|>assistant\nA1<|im_end|>\n"
         "<|im_start|>user\nU2<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\nA2<|im_end|>\n");
-  CHECK(text("llama3") ==
+  CHECK(formatted("llama3") ==
         "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nS<|eot_id|>"
         "<|start_header_id|>user<|end_header_id|>\n\nU1<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\nA1"
         "<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nU2<|eot_id|><|start_header_id|>assistant"
         "<|end_header_id|>\n\nA2<|eot_id|>");
-  CHECK(text("llama2") == "<s>[INST] <<SYS>>\nS\n<</SYS>>\n\nU1 [/INST] A1 </s><s>[INST] U2 [/INST] A2 </s>");
-  CHECK(text("mistral") == "<s>[INST] S\n\nU1 [/INST] A1</s>[INST] U2 [/INST] A2</s>");
-  CHECK(text("mistral-v3") == "<s>[INST] U1[/INST] A1</s>[INST] S\n\nU2[/INST] A2</s>");
-  CHECK(text("mistral-nemo") == "<s>[INST]U1[/INST]A1</s>[INST]S\n\nU2[/INST]A2</s>");
-  CHECK(text("telechat2") == "<_system>S\n<_user>U1<_bot>A1<_end>\n<_user>U2<_bot>A2<_end>\n");
-  CHECK(text("phi3") ==
+  CHECK(formatted("llama2") == "<s>[INST] <<SYS>>\nS\n<</SYS>>\n\nU1 [/INST] A1 </s><s>[INST] U2 [/INST] A2 </s>");
+  CHECK(formatted("mistral") == "<s>[INST] S\n\nU1 [/INST] A1</s>[INST] U2 [/INST] A2</s>");
+  CHECK(formatted("mistral-v3") == "<s>[INST] U1[/INST] A1</s>[INST] S\n\nU2[/INST] A2</s>");
+  CHECK(formatted("mistral-nemo") == "<s>[INST]U1[/INST]A1</s>[INST]S\n\nU2[/INST]A2</s>");
+  CHECK(formatted("telechat2") == "<_system>S\n<_user>U1<_bot>A1<_end>\n<_user>U2<_bot>A2<_end>\n");
+  CHECK(formatted("phi3") ==
         "<|system|>\nS<|end|>\n<|user|>\nU1<|end|>\n<|assistant|>\nA1<|end|>\n<|user|>\nU2<|end|>\n<|assistant|>\nA2"
         "<|end|>\n");
-  CHECK(text("gemma") ==
+  CHECK(formatted("gemma") ==
         "<bos><start_of_turn>user\nS\n\nU1<end_of_turn>\n<start_of_turn>model\nA1<end_of_turn>\n<start_of_turn>user\n"
         "U2<end_of_turn>\n<start_of_turn>model\nA2<end_of_turn>\n");
 }
 
 TEST_CASE("chat formats: what stands for a missing system text") {
   gptq::conversation const turns = {{chat_role::user, " U "}};
-  CHECK(text("chatml", turns) == "<|im_start|>user\n U <|im_end|>\n");
-  CHECK(text("qwen2", turns) ==
+  CHECK(formatted("chatml", turns) == "<|im_start|>user\n U <|im_end|>\n");
+  CHECK(formatted("qwen2", turns) ==
         "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n U <|im_end|>\n");
-  CHECK_THAT(text("qwen2.5", turns), test::contains("created by Alibaba Cloud"));
-  CHECK(text("llama3", turns) == "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\nU<|eot_id|>");
-  CHECK_THAT(text("llama3.1", turns), test::contains("system<|end_header_id|>\n\nCutting Knowledge Date"));
-  CHECK(text("telechat2", turns).rfind("<_system>你是中国电信", 0) == 0);
-  CHECK(text("gemma", turns) == "<bos><start_of_turn>user\nU<end_of_turn>\n");
+  CHECK_THAT(formatted("qwen2.5", turns), test::contains("created by Alibaba Cloud"));
+  CHECK(formatted("llama3", turns) == "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\nU<|eot_id|>");
+  CHECK_THAT(formatted("llama3.1", turns), test::contains("system<|end_header_id|>\n\nCutting Knowledge Date"));
+  CHECK(formatted("telechat2", turns).rfind("<_system>你是中国电信", 0) == 0);
+  CHECK(formatted("gemma", turns) == "<bos><start_of_turn>user\nU<end_of_turn>\n");
 }
 
 TEST_CASE("chat formats: templates are recognised by their markers, and others are not") {

@@ -1,10 +1,13 @@
 // Records of chats, texts and ids as calibration samples.
 #include "support/catch.hpp"
+#include "support/message_of.hpp"
 #include "support/shared.hpp"
 #include "support/temp_dir.hpp"
 
 #include <gptq/text/chat_records.hpp>
 #include <gptq/text/tokenizer.hpp>
+
+using test::message_of;
 
 namespace {
 
@@ -22,16 +25,6 @@ std::vector<std::string> texts(gptq::calibration_set const& set) {
   std::vector<std::string> out;
   for (auto const& s : set.samples) out.push_back(bundled().decode(s));
   return out;
-}
-
-template <class F>
-std::string message_of(F&& f) {
-  try {
-    f();
-  } catch (gptq::format_error const& e) {
-    return e.what();
-  }
-  return {};
 }
 
 constexpr char const* dialogue =
