@@ -150,6 +150,20 @@ TEST_CASE("order: falling diagonal, whole groups, ties and dead inputs by stored
   CHECK(gptq::group_index(four, order{8, 4, 6, 1, 2, 7, 5, 0, 3}) == order{0, 0, 0, 0, 1, 1, 1, 1, 2});
 }
 
+TEST_CASE("order: one that is given must be a permutation, and a layer must have inputs") {
+  backend b;
+  gptq::hessian<backend> const h(b, 4);
+  auto const factorize = [&](std::vector<std::int32_t> const& order) {
+    return gptq::factorize(b, h, {.bits = 4, .group_size = -1}, {}, gptq::precision::native, order).host_order;
+  };
+  CHECK(factorize({3, 1, 0, 2}) == std::vector<std::int32_t>{3, 1, 0, 2});
+  CHECK_THROWS_WITH(factorize({0, 1, 2, 2}), test::contains("no permutation: 2 is there twice"));
+  CHECK_THROWS_WITH(factorize({0, 1, 2, 4}), test::contains("no permutation: 4 is no input"));
+  CHECK_THROWS_WITH(factorize({0, 1, -2, 3}), test::contains("no permutation: -2 is no input"));
+  CHECK_THROWS_AS(factorize({0, 1, 2}), gptq::shape_error);
+  CHECK_THROWS_AS(gptq::hessian<backend>(b, 0), gptq::shape_error);
+}
+
 TEST_CASE("ladder: each repair is in the report") {
   backend b;
   auto const l = test::make_layer(8, 64, 300, 3);

@@ -145,7 +145,7 @@ class factor_ladder {
 /// Orders, damps and factors a Hessian for `spec` (only order, group_size and static_groups matter). What does not
 /// factor is repaired step by step, and the step is in the report: fp64, more damping, a lifted diagonal; else no
 /// factor. `order`, if given, is used instead of the one the Hessian suggests. Cost K³/3. Throws numeric_error if the
-/// Hessian holds NaN or Inf.
+/// Hessian holds NaN or Inf, shape_error for an order that is no permutation.
 template <quantize_backend B>
 factor<B> factorize(B& b, hessian<B> const& h, quant_spec const& spec, quantize_options const& options,
                     precision first = precision::native, std::span<std::int32_t const> order = {}) {
@@ -170,6 +170,13 @@ factor<B> factorize(B& b, hessian<B> const& h, quant_spec const& spec, quantize_
   if (!order.empty()) {
     if (static_cast<index_t>(order.size()) != in) throw shape_error("factor: the order given has the wrong length");
     f.host_order.assign(order.begin(), order.end());
+    std::vector<bool> seen(order.size());
+    for (std::int32_t const i : order) {
+      if (i < 0 || i >= in || seen[static_cast<std::size_t>(i)])
+        throw shape_error("factor: the order given is no permutation: " + std::to_string(i) + " is " +
+                          (i < 0 || i >= in ? "no input" : "there twice"));
+      seen[static_cast<std::size_t>(i)] = true;
+    }
   } else {
     f.host_order = no_data ? processing_order(quant_spec{}, importance) : processing_order(spec, importance);
   }

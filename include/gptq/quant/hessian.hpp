@@ -23,6 +23,7 @@ class hessian {
 
   hessian(Backend& backend, index_t in_features, non_finite policy = non_finite::refuse)
       : backend_(&backend), gram_(backend.template make<scalar>(in_features, in_features)), policy_(policy) {
+    if (in_features < 1) throw shape_error("hessian: a layer without inputs");
     backend.fill(gram_, scalar(0));
   }
 
