@@ -7,7 +7,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <functional>
+#include <limits>
 #include <optional>
 #include <string>
 #include <vector>
@@ -18,11 +18,12 @@ using gptq::index_t;
 using ids = std::vector<std::int32_t>;
 using model = gptq::cached_model<gptq::host_model_backend>;
 
+/// max |difference|, infinite where one is no number.
 double distance(gptq::matrix_view<float const> a, float const* b) {
   double most = 0;
   for (index_t v = 0; v < a.cols; ++v) {
     double const d = std::abs(double(a(0, v)) - double(b[v]));
-    if (!(d <= most)) most = d;
+    if (!(d <= most)) most = std::isnan(d) ? std::numeric_limits<double>::infinity() : d;
   }
   return most;
 }
