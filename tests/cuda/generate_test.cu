@@ -2,6 +2,8 @@
 #include "support/catch.hpp"
 #include "support/golden.hpp"
 #include "support/shared.hpp"
+#include "support/tolerance.hpp"
+#include "support/tolerance.hpp"
 
 #include <gptq/backend/cuda/forward.cuh>
 #include <gptq/model/generate.hpp>
@@ -108,7 +110,8 @@ TEST_CASE("cuda packed product: every width, zero point, group and number of tok
             for (index_t tokens : {1, 8, 19}) {
               CAPTURE(bits, in, out, g, static_cast<int>(order), to_string(format), tokens);
               auto const packed = random_packed(in, out, {.bits = bits, .group_size = g, .order = order}, format);
-              CHECK(product_error(packed, tokens, tokens == 8) < 1e-6);
+              CHECK(product_error(packed, tokens, tokens == 8) <
+                    test::tolerance<float>::gram(static_cast<std::size_t>(in)));
             }
 }
 
