@@ -37,6 +37,11 @@ endif()
 function(gptq_program target)
   if(GPTQ_UNITY)
     set_target_properties(${target} PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 8)
+    get_target_property(device_sources ${target} SOURCES)
+    list(FILTER device_sources INCLUDE REGEX "\\.cu$")
+    if(device_sources)  # each is large by itself; CMake before 3.31 leaves them alone anyway
+      set_source_files_properties(${device_sources} PROPERTIES SKIP_UNITY_BUILD_INCLUSION ON)
+    endif()
   endif()
   target_compile_options(${target} PRIVATE "$<$<COMPILE_LANGUAGE:CXX>:${gptq_warning_flags}>")
   if(GPTQ_UNITY)  # one file's names at namespace scope are no matter to the next file's parameters
