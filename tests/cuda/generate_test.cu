@@ -3,6 +3,7 @@
 #include "support/golden.hpp"
 #include "support/shared.hpp"
 #include "support/tolerance.hpp"
+#include "support/tolerance.hpp"
 
 #include <gptq/backend/cuda/forward.cuh>
 #include <gptq/model/generate.hpp>

@@ -30,14 +30,13 @@ __device__ std::uint32_t pack_halves(float low, float high) {
     return bit_pun<std::uint32_t>(__floats2half2_rn(low, high));
 }
 
-/// What rounding left of two values: that of `low` and `high` less the halves of `pair`.
 template <class T>
-__device__ std::uint32_t pack_remainders(float low, float high, std::uint32_t pair) {
+__device__ float sum_of_halves(std::uint32_t pair) {
   if constexpr (std::is_same_v<T, bfloat16>) {
-    return pack_halves<T>(low - bit_pun<float>(pair << 16), high - bit_pun<float>(pair & 0xffff0000u));
+    return bit_pun<float>(pair << 16) + bit_pun<float>(pair & 0xffff0000u);
   } else {
     float2 const two = __half22float2(bit_pun<__half2>(pair));
-    return pack_halves<T>(low - two.x, high - two.y);
+    return two.x + two.y;
   }
 }
 
@@ -238,16 +237,14 @@ __global__ void __launch_bounds__(128) fused_attention_kernel(fused_attention_ar
     }
 #pragma unroll
     for (int j = 0; j < attention_keys / 16; ++j) {
-      std::uint32_t p[halves][4],
-          rest[halves][4];  // the weights in two parts: one rounding of each would show in logits
+      std::uint32_t p[halves][4];
 #pragma unroll
       for (int h = 0; h < halves; ++h)
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
           float const* const pair = &s[h][2 * j + i / 2][i % 2 * 2];
           p[h][i] = pack_halves<T>(pair[0], pair[1]);
-          rest[h][i] = pack_remainders<T>(pair[0], pair[1], p[h][i]);
-          sum[h][i % 2] += pair[0] + pair[1];
+          sum[h][i % 2] += sum_of_halves<T>(p[h][i]);  // as rounded, so that the weights add up to 1
         }
 #pragma unroll
       for (int n = 0; n < output_tiles; n += 2) {
@@ -256,9 +253,7 @@ __global__ void __launch_bounds__(128) fused_attention_kernel(fused_attention_ar
 #pragma unroll
         for (int h = 0; h < halves; ++h) {
           multiply_fragment<T>(out[h][n], p[h], values[0], values[1]);
-          multiply_fragment<T>(out[h][n], rest[h], values[0], values[1]);
           multiply_fragment<T>(out[h][n + 1], p[h], values[2], values[3]);
-          multiply_fragment<T>(out[h][n + 1], rest[h], values[2], values[3]);
         }
       }
     }
