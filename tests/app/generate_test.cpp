@@ -14,7 +14,6 @@ using test::model_copy;
 using test::run_app;
 using test::run_well;
 
-
 gptq::json generated(std::vector<std::string> arguments) {
   arguments.insert(arguments.begin(), "generate");
   arguments.push_back("--json");

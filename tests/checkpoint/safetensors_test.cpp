@@ -111,8 +111,9 @@ TEST_CASE("an entry has exactly dtype, shape and data_offsets of the right kinds
   CHECK_THAT(refusal_of_bytes(entry("a", R"("dtype":"U8","shape":1,"data_offsets":[0,1])"), 1),
              test::contains("shape is not an array"));
   for (char const* const size : {"-1", "1.0", "\"1\"", "1e0", "18446744073709551615", "null", "[1]"})
-    CHECK_THAT(refusal_of_bytes(entry("a", std::string(R"("dtype":"U8","shape":[)") + size + R"(],"data_offsets":[0,1])"), 1),
-               test::contains("non-negative integer"));
+    CHECK_THAT(
+        refusal_of_bytes(entry("a", std::string(R"("dtype":"U8","shape":[)") + size + R"(],"data_offsets":[0,1])"), 1),
+        test::contains("non-negative integer"));
   for (char const* const offsets :
        {"[0]", "[0,1,2]", "[-1,0]", "[0,1.5]", "{}", "[0,99999999999999999999]", "[\"0\",1]"})
     CHECK_THAT(refusal_of_bytes(entry("a", std::string(R"("dtype":"U8","shape":[1],"data_offsets":)") + offsets), 1),
@@ -141,8 +142,8 @@ TEST_CASE("offsets and shapes must agree with each other and with the file", "[s
 TEST_CASE("data have neither holes nor overlaps nor a rest", "[safetensors]") {
   auto const two = [](std::string const& a, std::string const& b, std::size_t data) {
     return refusal_of_bytes(R"({"a":{"dtype":"U8","shape":[4],"data_offsets":)" + a +
-                       R"(},"b":{"dtype":"U8","shape":[4],"data_offsets":)" + b + "}}",
-                   data);
+                                R"(},"b":{"dtype":"U8","shape":[4],"data_offsets":)" + b + "}}",
+                            data);
   };
   CHECK_THAT(two("[0,4]", "[5,9]", 9), test::contains("tensor 'b': there is a hole of 1 bytes"));
   CHECK_THAT(two("[1,5]", "[5,9]", 9), test::contains("tensor 'a': there is a hole of 1 bytes"));

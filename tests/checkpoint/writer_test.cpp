@@ -95,7 +95,8 @@ TEST_CASE("data are aligned: header padded to 8, wide elements first, arrival or
 }
 
 TEST_CASE("with room for the header, what keeps the rest aligned is written in place", "[writer]") {
-  auto const room = static_cast<std::size_t>(GENERATE(16, 500, 4096));  // too small for the header, not a multiple of 8, enough
+  auto const room =
+      static_cast<std::size_t>(GENERATE(16, 500, 4096));  // too small for the header, not a multiple of 8, enough
   test::temp_dir const dir;
   dir.write("config.json", "{}");
   {

@@ -3,7 +3,6 @@
 #include "support/golden.hpp"
 #include "support/shared.hpp"
 #include "support/tolerance.hpp"
-#include "support/tolerance.hpp"
 
 #include <gptq/backend/cuda/forward.cuh>
 #include <gptq/model/generate.hpp>
