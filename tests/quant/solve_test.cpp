@@ -69,7 +69,10 @@ void check(test::layer const& l, quant_spec const& spec, gptq::quantize_options 
   CHECK(c.unexplained == 0);
   CHECK(c.acceptable(test::tolerance<scalar>::differing_rows));
   double const theirs = test::output_error(r.w, r.oracle.values, r.h);
-  CHECK(error_of(r) <= theirs * (1 + test::tolerance<scalar>::objective) + 1e-12);
+  double const other_ways = static_cast<double>(c.differing_outputs) / static_cast<double>(c.outputs);
+  CHECK(error_of(r) <=
+        theirs * (1 + test::tolerance<scalar>::objective + other_ways * test::tolerance<scalar>::objective_after_tie) +
+            1e-12);
   // What the report says is what an independent product says.
   double energy = test::output_error(r.w, test::zeros(r.w.size(), r.h.size()), r.h);
   if (r.linear.report.dead_inputs == 0)
