@@ -56,7 +56,7 @@ fi
 
 row "GPU, driver, memory" "$(nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader || echo none)"
 row "CUDA" "$(nvcc --version | sed -n 's/.*release \([^,]*\), V\(.*\)/\1 (\2)/p')"
-row "commit" "$(git rev-parse --short HEAD 2>/dev/null || cat COMMIT 2>/dev/null || echo unknown)"
+row "commit" "$(cat COMMIT 2>/dev/null || git rev-parse --short HEAD 2>/dev/null || echo unknown)"
 step 120 configure cmake -S . -B "$build" -G Ninja -D CMAKE_BUILD_TYPE=Release -D CMAKE_CUDA_ARCHITECTURES="${GPTQ_CUDA_ARCH:-90}" \
   -D GPTQ_CUDA=ON -D GPTQ_BUILD_BENCHMARKS=ON -D GPTQ_INSTALL=OFF || exit 1
 targets=(gptq_app)
