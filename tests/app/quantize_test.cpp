@@ -214,7 +214,8 @@ TEST_CASE("the report takes the place of nothing that is read or written beside 
 
 TEST_CASE("the report counts the codes of every layer", "[app]") {
   model_copy const m;
-  for (auto const& layer : quantize(m, {"--bits", "3"}).at("linears")) {
+  auto const report = quantize(m, {"--bits", "3"});
+  for (auto const& layer : report.at("linears")) {
     auto const counts = layer.at("codes").get<std::vector<std::int64_t>>();
     REQUIRE(counts.size() == 8);
     CHECK(std::accumulate(counts.begin(), counts.end(), std::int64_t{0}) ==
