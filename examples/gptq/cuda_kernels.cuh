@@ -1,7 +1,9 @@
-/// The kernels of the column pass, by far the most to compile: made once, in cuda_bits_*.cu, and used from the other files.
+/// The kernels that take longest to compile, made once and used from the other files: those of the column pass in
+/// cuda_bits_*.cu, attention of 16-bit types in cuda_attention.cu.
 #pragma once
 
 #include <gptq/backend/cuda.cuh>
+#include <gptq/backend/cuda/forward.cuh>
 
 /// For one width, explicit instantiations, or with `extern` before them their declarations.
 #define APP_QUANTIZE_TILE(EXTERN, BITS, SOURCE)                                              \
@@ -17,3 +19,7 @@
   APP_QUANTIZE_TILE(EXTERN, BITS, fit_asym) \
   APP_FIT_GRID(EXTERN, BITS, true)          \
   APP_FIT_GRID(EXTERN, BITS, false)
+#define APP_FUSED_ATTENTION(EXTERN, TYPE)                                                        \
+  EXTERN template void gptq::detail::fused_attention<TYPE>(                                      \
+      gptq::detail::cuda_context&, gptq::device_view<TYPE const>, gptq::device_view<TYPE const>, \
+      gptq::device_view<TYPE const>, gptq::sequence_bounds, gptq::attention_shape const&, gptq::device_view<TYPE>);

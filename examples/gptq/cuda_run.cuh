@@ -15,6 +15,8 @@ APP_COLUMN_PASS(extern, 2)
 APP_COLUMN_PASS(extern, 3)
 APP_COLUMN_PASS(extern, 4)
 APP_COLUMN_PASS(extern, 8)
+APP_FUSED_ATTENTION(extern, gptq::float16)
+APP_FUSED_ATTENTION(extern, gptq::bfloat16)
 
 namespace app {
 namespace cuda {

