@@ -95,7 +95,7 @@ class app_process {
   run_result finish() {
     auto const start = std::chrono::steady_clock::now();
     while (!ended(std::chrono::milliseconds(2)))
-      if (std::chrono::steady_clock::now() - start > std::chrono::minutes(2)) send(SIGKILL);
+      if (std::chrono::steady_clock::now() - start > std::chrono::minutes(10)) send(SIGKILL);
     run_result r;
     r.code = WIFEXITED(status_) ? WEXITSTATUS(status_) : -1;
     r.signal = WIFSIGNALED(status_) ? WTERMSIG(status_) : 0;
