@@ -36,7 +36,7 @@ endif()
 # the time goes into what the headers instantiate in each of them; -D GPTQ_UNITY=OFF compiles each by itself.
 function(gptq_program target)
   if(GPTQ_UNITY)
-    set_target_properties(${target} PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 8)
+    set_target_properties(${target} PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 0)
     get_target_property(device_sources ${target} SOURCES)
     list(FILTER device_sources INCLUDE REGEX "\\.cu$")
     if(device_sources)  # each is large by itself; CMake before 3.31 leaves them alone anyway

@@ -19,6 +19,14 @@ struct rule_arguments {
   std::vector<std::string> bits_for;  ///< pattern=bits
 };
 
+inline gptq::json parse_option(std::string const& text) {
+  try {
+    return gptq::parse_json(text, "--dynamic");
+  } catch (gptq::error const& e) {
+    throw usage_error(e.what());
+  }
+}
+
 /// The rules in the order in which they decide. Throws usage_error naming the option, or what is wrong with a file.
 inline std::vector<gptq::dynamic_rule> resolve_rules(rule_arguments const& a, gptq::quant_spec const& base) {
   gptq::json object = gptq::json::object();
@@ -39,7 +47,7 @@ inline std::vector<gptq::dynamic_rule> resolve_rules(rule_arguments const& a, gp
     auto const start = a.dynamic.find_first_not_of(" \t\n");
     bool const is_text = start != std::string::npos && a.dynamic[start] == '{';
     if (!is_text) where = a.dynamic;
-    gptq::json const given = is_text ? gptq::parse_json(a.dynamic, "--dynamic") : gptq::read_json(a.dynamic);
+    gptq::json const given = is_text ? parse_option(a.dynamic) : gptq::read_json(a.dynamic);
     if (!given.is_object()) throw usage_error("--dynamic: a JSON object is needed, {\"+:pattern\": {\"bits\": 8}}");
     for (auto const& [key, overrides] : given.items()) {
       if (!overrides.is_object())

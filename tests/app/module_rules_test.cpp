@@ -110,7 +110,7 @@ TEST_CASE("rules: what makes no sense is refused by name", "[app]") {
   model_copy const m;
   m.check_refused({"--bits-for", ".*q_proj"}, {"--bits-for", ".*q_proj"}, 2);
   m.check_refused({"bits must be 2, 3, 4 or 8, not 5", ".*down_proj"}, {"--bits-for", ".*down_proj=5"}, 2);
-  m.check_refused({"--dynamic", "not valid JSON"}, {"--dynamic", "{\"-:a\": "});
+  m.check_refused({"--dynamic", "not valid JSON"}, {"--dynamic", "{\"-:a\": "}, 2);
   m.check_refused({"nothing.json"}, {"--dynamic", "nothing.json"});
   m.check_refused({"--dynamic", "object"}, {"--dynamic", (test::bundled_model() / "config.json").string()}, 2);
   m.check_refused({"\"mse\" is not supported"}, {"--dynamic", R"({".*": {"mse": 2.4}})"}, 2);
