@@ -64,7 +64,10 @@ gptq::pipeline_report quantize_on_cuda(std::size_t memory, std::filesystem::path
     backend.emplace(opening.get());
     loading = std::async(std::launch::async, gptq::detail::load_products<T>, 0);
     options.stream = gptq::plan_stream(gptq::read_model_config(model), samples, sizeof(T), backend->memory_budget(),
-                                       options.shift.any() ? 2 : 1, options.lm_head);
+                                       {.streams = options.shift.any() ? 2 : 1,
+                                        .head = options.lm_head,
+                                        .refines = options.quantize.refit > 0 || options.quantize.sweeps > 0,
+                                        .whole_rows = options.spec.group_size == -1});
     return *backend;
   };
   auto report = gptq::quantize_model_on(open, model, output, samples, options);

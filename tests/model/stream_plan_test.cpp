@@ -58,11 +58,11 @@ TEST_CASE("stream plan: an output head that is quantized counts") {
   auto c = seven_billion();
   auto const plain = gptq::stream_memory(c, 262144, 2);
   c.vocabulary = 8192;  // smaller than what the blocks take anyway
-  CHECK(gptq::stream_memory(c, 262144, 2, 1, true).solve == plain.solve);
+  CHECK(gptq::stream_memory(c, 262144, 2, {.head = true}).solve == plain.solve);
   c.vocabulary = 152064;
-  auto const with_head = gptq::stream_memory(c, 262144, 2, 1, true);
+  auto const with_head = gptq::stream_memory(c, 262144, 2, {.head = true});
   double const weights = 3584.0 * 152064.0;
-  CHECK(gptq::block_copies * plain.weights + with_head.solve > 14 * weights);      // itself, in fp32 twice, codes twice
-  CHECK(gptq::plan_stream(c, 262144, 2048, 2, 12 * gib, 1, true).states_on_host);  // they leave it no room
+  CHECK(gptq::block_copies * plain.weights + with_head.solve > 14 * weights);  // itself, in fp32 twice, codes twice
+  CHECK(gptq::plan_stream(c, 262144, 2048, 2, 12 * gib, {.head = true}).states_on_host);  // they leave it no room
   CHECK_FALSE(gptq::plan_stream(c, 262144, 2048, 2, 12 * gib).states_on_host);
 }

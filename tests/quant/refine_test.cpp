@@ -142,6 +142,32 @@ double output_error(B& b, gptq::quantized_stack<B> const& q, moved_layer const& 
   return error / energy;
 }
 
+/// The most that moving one code by one lowers tr(E·H·Eᵀ), in units of what the step alone costs; below zero if nothing does.
+template <class B>
+double best_move(B& b, gptq::quantized_stack<B> const& q, moved_layer const& m, test::table const& h) {
+  auto const codes = test::to_host<std::uint8_t>(b, q.linear.codes),
+             zeros = test::to_host<std::uint8_t>(b, q.linear.zeros);
+  auto const scales = test::to_host<float>(b, q.linear.scales);
+  index_t const in = m.base.w.cols();
+  double best = -1;
+  for (index_t n = 0; n < m.base.w.rows(); ++n) {
+    std::vector<double> scale, error;
+    for (index_t k = 0; k < in; ++k) {
+      index_t const g = q.linear.g_idx[static_cast<std::size_t>(k)];
+      scale.push_back(static_cast<double>(scales(g, n)));
+      error.push_back(static_cast<double>(m.base.w(n, k)) - scale.back() * (int(codes(k, n)) - int(zeros(g, n))));
+    }
+    for (std::size_t k = 0; k < error.size(); ++k) {
+      double slope = 0;
+      for (std::size_t i = 0; i < error.size(); ++i) slope += h[k][i] * error[i];
+      int const code = codes(static_cast<index_t>(k), n);
+      if (slope > 0 ? code < (1 << q.linear.spec.bits) - 1 : code > 0)
+        best = (std::max)(best, 2 * std::abs(slope) / (scale[k] * h[k][k]) - 1);
+    }
+  }
+  return best;
+}
+
 }  // namespace
 
 TEST_CASE("target: solves its normal equations, in every order, with dead inputs and ragged blocks") {
@@ -215,6 +241,40 @@ TEST_CASE("refine: refit and sweeps lower the objective, for every width, groupi
         double const pass = solve(b, s, m, spec, {}, {}).linear.report.rel_loss;
         CHECK(previous < (bits < 8 ? 0.995 : 1.0) * pass);
       }
+}
+
+TEST_CASE("refine: many sweeps end where no code can move by one to good effect, over several products") {
+  test::backend b;
+  auto const m = make_moved(6, 576, 900, 11);  // units of 256 columns on the host, 512 on a device, and a ragged end
+  test::table const h = damped_hessian(m, 0.01);
+  seen<test::backend> const s(b, m);
+  for (quant_spec spec : {quant_spec{.group_size = 64},
+                          {.group_size = 16, .order = column_order::group_aware},
+                          {.group_size = -1, .order = column_order::desc_act},
+                          {.group_size = 32, .order = column_order::desc_act, .static_groups = true}}) {
+    spec.bits = 3;
+    CAPTURE(spec.group_size);
+    gptq::quantize_options options;
+    CHECK(best_move(b, solve(b, s, m, spec, options, {}), m, h) > 0.2);
+    options.sweeps = 60;
+    CHECK(best_move(b, solve(b, s, m, spec, options, {}), m, h) < 5e-3);
+  }
+}
+
+TEST_CASE("refine: layers whose products a device makes of halves") {
+  test::backend b;
+  auto const m = make_moved(520, 576, 700, 12);
+  seen<test::backend> const s(b, m);
+  quant_spec const spec{.bits = 3, .group_size = 64};
+  gptq::quantize_options options;
+  double previous = solve(b, s, m, spec, options, {}).linear.report.rel_loss;
+  for (int sweeps : {1, 2, 3}) {
+    options.sweeps = sweeps;
+    options.refit = 1;
+    double const loss = solve(b, s, m, spec, options, {}).linear.report.rel_loss;
+    CHECK(loss < (sweeps == 1 ? 0.99 : 1.0) * previous);
+    previous = loss;
+  }
 }
 
 TEST_CASE("refine: scales that were rounded to float16 stay float16, zero points stay as they are") {

@@ -26,14 +26,25 @@ struct stream_needs {
 /// Times that a block's weights are held: it and the next one, and what is packed and on its way to the host.
 inline constexpr double block_copies = 2.25;
 
-/// `streams`: 2 where the float model runs beside the quantized one. `head`: the output head is quantized too.
-inline stream_needs stream_memory(model_config const& c, index_t tokens, std::size_t element, int streams = 1,
-                                  bool head = false) {
+/// What a run does beside one pass over the blocks.
+struct stream_extras {
+  int streams = 1;          ///< 2 where the float model runs beside the quantized one
+  bool head = false;        ///< the output head is quantized too
+  bool refines = false;     ///< refit or sweeps follow each pass …
+  bool whole_rows = false;  ///< … with one group a row
+};
+
+inline stream_needs stream_memory(model_config const& c, index_t tokens, std::size_t element,
+                                  stream_extras const& extras = {}) {
   auto const wide = static_cast<double>(element);
   auto const n = static_cast<double>(tokens);
   auto const size = [](index_t x) { return static_cast<double>(x); };
   // Two matrices of in², and for each weight: itself twice in fp32, its code twice, half a word of products' halves.
-  auto const solve = [](double in, double out) { return 2 * 4 * in * in + 12 * in * out + 24 * 512 * (in + out); };
+  // Refining: the normalized Hessian, and for each weight three halves more, with one group a row its working matrices.
+  auto const solve = [&](double in, double out) {
+    double const plain = 2 * 4 * in * in + 12 * in * out + 24 * 512 * (in + out);
+    return extras.refines ? plain + 4 * in * in + (extras.whole_rows ? 30 : 6) * in * out + 16 * 512 * out : plain;
+  };
   stream_needs needs;
   needs.states = wide * n * (size(c.hidden) + size(c.stage_inputs(context_stage)));
   needs.product = wide * n * size(c.mlp);
@@ -43,7 +54,7 @@ inline stream_needs stream_memory(model_config const& c, index_t tokens, std::si
     needs.weights += wide * in * out;
     needs.solve = (std::max)(needs.solve, solve(in, out));
   }
-  if (head) {  // when the weights of the blocks are gone
+  if (extras.head) {  // when the weights of the blocks are gone
     double const in = size(c.hidden), out = size(c.vocabulary);
     needs.solve = (std::max)(needs.solve, solve(in, out) + wide * in * out - block_copies * needs.weights);
   }
@@ -51,14 +62,14 @@ inline stream_needs stream_memory(model_config const& c, index_t tokens, std::si
   double const outputs = (std::max)(size(c.stage_inputs(context_stage)), size(c.mlp));
   needs.per_token = wide * (size(c.hidden) + projections + outputs);
   needs.attention = 384.0 * (1 << 20);
-  if (streams > 1) {  // the same once more, and what tells one from the other
+  if (extras.streams > 1) {  // the same once more, and what tells one from the other
     double widest = 0;
     for (int s = 0; s < stage_count; ++s) widest = (std::max)(widest, size(c.stage_inputs(s)));
     needs.states *= 2;
     needs.product *= 2;
     needs.weights *= 1.5;
     needs.per_token *= 2;
-    needs.solve += 3 * 4 * widest * widest;
+    needs.solve += 2 * 4 * widest * widest;
   }
   return needs;
 }
@@ -67,8 +78,8 @@ inline stream_needs stream_memory(model_config const& c, index_t tokens, std::si
 /// elements of that size: states go to host memory only if they leave no room to work, chunks are as large as they can
 /// be up to `most`. A stream that turns out not to fit can still reduce().
 inline stream_options plan_stream(model_config const& c, index_t tokens, index_t longest, std::size_t element,
-                                  std::size_t budget, int streams = 1, bool head = false, index_t most = 16384) {
-  stream_needs const needs = stream_memory(c, tokens, element, streams, head);
+                                  std::size_t budget, stream_extras const& extras = {}, index_t most = 16384) {
+  stream_needs const needs = stream_memory(c, tokens, element, extras);
   auto const all = static_cast<double>(budget);
   index_t const least = (std::min)(tokens, (std::max)(longest, index_t(2048)));
   auto const chunk = [&](double taken, double per_token) {
@@ -89,20 +100,20 @@ inline stream_options plan_stream(model_config const& c, index_t tokens, index_t
   }
   double const scratch = needs.per_token * static_cast<double>(options.chunk_tokens);
   if (needs.states + work + scratch + needs.product <= all)
-    options.keep_bytes = static_cast<std::size_t>(needs.product / streams) + 1;
+    options.keep_bytes = static_cast<std::size_t>(needs.product / extras.streams) + 1;
   return options;
 }
 
 /// The same for the samples themselves.
 inline stream_options plan_stream(model_config const& c, std::vector<std::vector<std::int32_t>> const& samples,
-                                  std::size_t element, std::size_t budget, int streams = 1, bool head = false) {
+                                  std::size_t element, std::size_t budget, stream_extras const& extras = {}) {
   std::size_t tokens = 0;
   std::size_t longest = 0;
   for (auto const& s : samples) {
     tokens += s.size();
     longest = (std::max)(longest, s.size());
   }
-  return plan_stream(c, static_cast<index_t>(tokens), static_cast<index_t>(longest), element, budget, streams, head);
+  return plan_stream(c, static_cast<index_t>(tokens), static_cast<index_t>(longest), element, budget, extras);
 }
 
 }  // namespace v0

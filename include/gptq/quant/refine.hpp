@@ -77,7 +77,8 @@ class refiner {
           span const rest{s, end, sums.row_range(s - first, end - s)};
           index_t const next = (std::min)(s + step_, end);
           if (round < options.refit)
-            for (index_t g = s; g < next; g += size_) refit(g, options.grid.round_scales, errors, rest, out, memory);
+            for (index_t g = s; g < next; g += size_)
+              refit(g, round < options.sweeps ? s : g + size_, options.grid.round_scales, errors, rest, out, memory);
           if (round < options.sweeps)
             for (index_t p = s; p < next; p += grid_block) sweep(p, width, spec, target, errors, rest, out, memory);
         }
@@ -124,8 +125,8 @@ class refiner {
     }
   }
 
-  /// The scales of the group that begins at `first`.
-  void refit(index_t first, bool round, strip errors, span const& rest, solve_target<B> const& out,
+  /// The scales of the group that begins at `first`. Sums are needed afterwards from `begin` on.
+  void refit(index_t first, index_t begin, bool round, strip errors, span const& rest, solve_target<B> const& out,
              workspace& memory) const {
     index_t const rows = (std::min)(size_, in_ - first);
     auto const groups = view_of<B, std::int32_t const>(groups_).col_range(first, rows);
@@ -153,7 +154,7 @@ class refiner {
     b_.add_levels(scalar(1), out.codes, out.zeros, out.scales, groups, order, e);
     b_.refit_scales(scalars.row_range(0, 1), scalars.row_range(1, 1), round, out.scales.row_range(g, 1));
     b_.add_levels(scalar(-1), out.codes, out.zeros, out.scales, groups, order, e);
-    follow(rest, rest.first, first, e, before);
+    follow(rest, begin, first, e, before);
   }
 
   /// The codes of the block that begins at `first`.

@@ -30,7 +30,7 @@ struct triangle_tile {
 
 using output_tile = float[tile_columns][tile_outputs];
 
-/// Copies F [rows × rows] into shared memory, asynchronously: cp_async_wait() and a barrier end it. What is above the
+/// Copies F [rows × rows] into shared memory, asynchronously: wait_for_triangle() and a barrier end it. What is above the
 /// diagonal is copied in part and never used; rows up to the next multiple of 16 become zero.
 __device__ inline void load_triangle(triangle_tile& t, device_view<float const> f) {
   int const rows = int(f.rows);
