@@ -66,3 +66,13 @@ TEST_CASE("stream plan: an output head that is quantized counts") {
   CHECK(gptq::plan_stream(c, 262144, 2048, 2, 12 * gib, {.head = true}).states_on_host);  // they leave it no room
   CHECK_FALSE(gptq::plan_stream(c, 262144, 2048, 2, 12 * gib).states_on_host);
 }
+
+TEST_CASE("stream plan: refinement and a second stream count") {
+  auto const c = seven_billion();
+  double const in = 18944, out = 3584;  // of down, the largest solve
+  auto const solve = [&](gptq::stream_extras const& extras) { return gptq::stream_memory(c, 262144, 2, extras).solve; };
+  CHECK(solve({.refines = true}) >= solve({}) + 4 * in * in + 6 * in * out);
+  CHECK(solve({.refines = true, .whole_rows = true}) >= solve({.refines = true}) + 20 * in * out);
+  CHECK(solve({.streams = 2}) >= solve({}) + 2 * 4 * in * in);
+  CHECK(solve({.whole_rows = true}) == solve({}));
+}

@@ -34,6 +34,7 @@ struct stream_extras {
   bool whole_rows = false;  ///< … with one group a row
 };
 
+/// For `tokens` calibration tokens in elements of so many bytes.
 inline stream_needs stream_memory(model_config const& c, index_t tokens, std::size_t element,
                                   stream_extras const& extras = {}) {
   auto const wide = static_cast<double>(element);
