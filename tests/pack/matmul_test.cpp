@@ -106,6 +106,51 @@ TEMPLATE_TEST_CASE("a product from codes is that with the dequantized weights", 
   CHECK(roundings(p, x, y) < test::tolerance<float>::product_roundings);
 }
 
+TEMPLATE_TEST_CASE("inputs of any size keep float's precision: outliers, tiny and huge ones", "[pack]",
+                   GPTQ_MATMUL_PATHS) {
+  int const bits = GENERATE(2, 3, 4, 8);
+  bool const scattered = GENERATE(false, true);
+  shape const s{256, 70, 6, 64, scattered};
+  auto const p = random_layer(s, bits, false, gptq::checkpoint_format::gptq_v2);
+  auto x = random_inputs(s.tokens, s.in);
+  x(0, 3) = 4e3f, x(0, 200) = -3e5f;                                                    // outliers
+  for (index_t k = 0; k < s.in; ++k) x(1, k) *= 1e-20f, x(2, k) *= 1e20f, x(3, k) = 0;  // and nothing at all
+  for (index_t k = 0; k < s.in; ++k) x(4, k) = k % 2 ? 1.99999988f : -1.99999988f;      // just below a power of two
+  for (index_t k = 0; k < s.in; ++k) x(5, k) = k % 64 == 63 ? 1e-4f : 0.0f;
+  gptq::matrix<float> y(s.tokens, s.out);
+  gptq::matmul<TestType>(gptq::view(p), x, y);
+  CAPTURE(bits, scattered);
+  for (index_t t = 0; t < s.tokens; ++t) {
+    CAPTURE(t);
+    if (t == 3) {
+      for (index_t n = 0; n < s.out; ++n) REQUIRE(y(3, n) == 0.0f);
+      continue;
+    }
+    gptq::matrix<float> one_x(1, s.in), one_y(1, s.out);
+    std::copy_n(x.row(t), s.in, one_x.data());
+    std::copy_n(y.row(t), s.out, one_y.data());
+    CHECK(roundings(p, one_x, one_y) <
+          (t == 0 ? test::tolerance<float>::outlier_roundings : test::tolerance<float>::product_roundings));
+  }
+}
+
+TEMPLATE_TEST_CASE("an input that is no number leaves no output of its token a number", "[pack]", GPTQ_MATMUL_PATHS) {
+  int const bits = GENERATE(2, 3, 4, 8);
+  float const bad = GENERATE(std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity());
+  shape const s{160, 40, 3, 32};
+  auto const p = random_layer(s, bits, true, gptq::checkpoint_format::gptq);
+  auto x = random_inputs(s.tokens, s.in);
+  gptq::matrix<float> before(s.tokens, s.out), after(s.tokens, s.out);
+  gptq::matmul<TestType>(gptq::view(p), x, before);
+  x(1, 77) = bad;
+  gptq::matmul<TestType>(gptq::view(p), x, after);
+  for (index_t n = 0; n < s.out; ++n) {
+    CHECK_FALSE(std::isfinite(after(1, n)));
+    CHECK(after(0, n) == before(0, n));
+    CHECK(after(2, n) == before(2, n));
+  }
+}
+
 TEMPLATE_TEST_CASE("both formats of zero points give the same product", "[pack]", GPTQ_MATMUL_PATHS) {
   int const bits = GENERATE(2, 3, 4, 8);
   shape const s{192, 67, 2, 64};

@@ -18,8 +18,9 @@ struct tolerance {
   static constexpr double tie = std::numeric_limits<T>::digits > 30 ? 1e-12 : 1e-4;  ///< of a half-integer, in steps
   static constexpr double scale_tie =
       std::numeric_limits<T>::digits > 30 ? 1e-9 : 1e-2;  ///< of a float16 midpoint, in float16 steps
-  static constexpr double product_roundings = 2;  ///< of a product from codes, in roundings of the sum of all terms
-  static constexpr double differing_rows = 0.1;   ///< share of outputs that may differ, each from a tie on
+  static constexpr double product_roundings = 2;   ///< of a product from codes, in roundings of the sum of all terms
+  static constexpr double outlier_roundings = 10;  ///< the same where one input is most of that sum
+  static constexpr double differing_rows = 0.1;    ///< share of outputs that may differ, each from a tie on
 };
 
 }  // namespace test

@@ -14,6 +14,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <string>
 #include <utility>
 #include <vector>
@@ -172,6 +173,29 @@ inline std::uint8_t code_at(std::byte const* row, index_t i, int bits) {
   std::uint64_t word = load<std::uint32_t>(row, bit / 32);
   if (shift + bits > 32) word |= std::uint64_t{load<std::uint32_t>(row, bit / 32 + 1)} << 32;
   return static_cast<std::uint8_t>(word >> shift & ((1u << bits) - 1));
+}
+
+/// The reverse of pack_columns() for codes [first, first + n) of one row of words at any alignment.
+template <int Bits>
+void unpack_columns(std::byte const* row, index_t first, index_t n, std::uint8_t* out) {
+  constexpr auto fields = [](int bits, int apart) {  // `bits` ones every `apart` bits
+    std::uint64_t mask = 0;
+    for (int at = 0; at < 64; at += apart) mask |= ((std::uint64_t{1} << bits) - 1) << at;
+    return mask;
+  };
+  index_t const end = first + n;
+  for (; first < end && first % 8 != 0; ++first) *out++ = code_at(row, first, Bits);
+  for (; first + 8 <= end; first += 8, out += 8) {
+    std::uint64_t eight = 0;  // codes side by side, then in fours, twos and ones at their places
+    std::memcpy(&eight, row + first / 8 * Bits, Bits);
+    if constexpr (Bits < 8) {
+      eight = (eight | eight << (32 - 4 * Bits)) & fields(4 * Bits, 32);
+      eight = (eight | eight << (16 - 2 * Bits)) & fields(2 * Bits, 16);
+      eight = (eight | eight << (8 - Bits)) & fields(Bits, 8);
+    }
+    std::memcpy(out, &eight, 8);
+  }
+  for (; first < end; ++first) *out++ = code_at(row, first, Bits);
 }
 
 }  // namespace v0

@@ -1,6 +1,7 @@
 /// The vector operations that a product from packed codes needs, once for each instruction set. A path extracts codes
 /// from 32-bit words, one output a lane: `code<Bits, Shift>(w)` is (code − 2^(Bits−1)) / unit<Bits> in float, exact, of
-/// words that went through `prepare`.
+/// words that went through `prepare`. Where a path has `whole_numbers`, `bytes<Bits, Shift>(w)` are four codes as they
+/// are, a byte each, and `dot` adds their products with four signed bytes to 32-bit sums.
 #pragma once
 
 #include <gptq/core/matrix.hpp>
@@ -34,6 +35,10 @@ inline constexpr std::int32_t top_field = static_cast<std::int32_t>(~0u << (32 -
 template <int Bits>
 inline constexpr float top_unit = 1.0f / static_cast<float>(1ull << (32 - Bits));
 
+/// A code of every byte.
+template <int Bits>
+inline constexpr std::int32_t byte_fields = static_cast<std::int32_t>(0x01010101u * ((1u << Bits) - 1));
+
 }  // namespace detail
 
 /// Vectors of 128 bits as g++ and clang have them on any processor.
@@ -47,6 +52,7 @@ struct portable_path {
 
   template <int Bits>
   static constexpr float unit = detail::top_unit<Bits>;
+  static constexpr bool whole_numbers = false;
 
   static ints load(std::byte const* p) {
     ints w;
@@ -90,6 +96,7 @@ struct avx2_path {
 
   template <int Bits>
   static constexpr float unit = detail::top_unit<Bits>;
+  static constexpr bool whole_numbers = false;
 
   static ints load(std::byte const* p) { return _mm256_loadu_si256(reinterpret_cast<__m256i const*>(p)); }
   static floats load(float const* p) { return _mm256_loadu_ps(p); }
@@ -128,6 +135,11 @@ struct avx512_path {
 
   template <int Bits>
   static constexpr float unit = Bits == 8 ? detail::top_unit<8> : 1.0f;
+#if defined(__AVX512VNNI__)
+  static constexpr bool whole_numbers = true;
+#else
+  static constexpr bool whole_numbers = false;
+#endif
 
   static ints load(std::byte const* p) { return _mm512_loadu_si512(p); }
   static floats load(float const* p) { return _mm512_loadu_ps(p); }
@@ -159,7 +171,28 @@ struct avx512_path {
     return _mm512_or_si512(_mm512_srli_epi32(low, Shift), _mm512_slli_epi32(high, 32 - Shift));
   }
 
+#if defined(__AVX512VNNI__)
+  static ints broadcast(std::int32_t x) { return _mm512_set1_epi32(x); }
+  static floats to_floats(ints x) { return _mm512_cvtepi32_ps(x); }
+  template <int Bits, int Shift>
+  static ints bytes(ints w) {
+    w = _mm512_srli_epi32(w, Shift);
+    if constexpr (Bits == 3) {  // 12 bits in a row: two codes to the upper half, then one of each half to the next byte
+      w = select<0x0000FFFF>(w, _mm512_slli_epi32(w, 10));
+      w = select<0x00FF00FF>(w, _mm512_slli_epi32(w, 5));
+    }
+    return _mm512_and_si512(w, _mm512_set1_epi32(detail::byte_fields<Bits>));
+  }
+  static ints dot(ints sum, ints codes, ints digits) { return _mm512_dpbusd_epi32(sum, codes, digits); }
+#endif
+
  private:
+  /// The bits of a that the mask has, the others of b.
+  template <std::int32_t Mask>
+  static ints select(ints a, ints b) {
+    return _mm512_ternarylogic_epi32(_mm512_set1_epi32(Mask), a, b, 0xCA);
+  }
+
   /// The value of each pattern of four bits, of which the low `Bits` count.
   template <int Bits>
   static floats values() {

@@ -13,20 +13,46 @@ namespace gptq {
 inline namespace v0 {
 namespace detail {
 
-inline constexpr int matmul_tile = 64;    ///< outputs of a tile, a multiple of all vectors
-inline constexpr int matmul_chunk = 128;  ///< inputs at most of a chunk, a multiple of all runs of codes
+inline constexpr int matmul_tile = 64;  ///< outputs of a tile, a multiple of all vectors
+
+/// Inputs at most of a chunk, whole runs of codes: as many rows of words as memory delivers well at the same time.
+template <int Bits>
+inline constexpr int matmul_chunk = Bits == 3 ? 96 : 256 / Bits;
+
+/// Where the sums of a chunk go: y += scale · (unit · sum − zero · x_sum), zero being centred at 2^(bits−1).
+struct matmul_output {
+  float* y;             ///< [tokens × …], at the tile's first output
+  index_t stride;       ///< of y, in elements
+  float const* units;   ///< of the tokens: what their sums are counted in
+  float const* x_sums;  ///< of the tokens: Σ x
+  float const* scales;  ///< of the outputs, like zeros
+  float const* zeros;
+};
 
 /// Scales and centred zero points of a chunk whose inputs are of several groups.
 struct matmul_groups {
   float const* scales = nullptr;           ///< [groups × …], at the tile's first output
-  float const* zeros = nullptr;            ///< likewise: zero − 2^(bits−1)
+  float const* zeros = nullptr;            ///< likewise
   index_t stride = 0;                      ///< of both, in elements
   std::int32_t const* of_input = nullptr;  ///< the group of each input of the chunk
 };
 
-/// sums[t · matmul_tile + n] = Σ_k x[k · Tokens + t] · (code(k, n) − 2^(Bits−1)) / unit, for the Vectors · lanes outputs
-/// from `words` on; with groups Σ_k x · scale · (code − zero). `words` are those of `runs` runs of codes, rows being
-/// `stride` bytes apart.
+inline matmul_output from_output(matmul_output out, index_t n) {
+  out.y += n, out.scales += n, out.zeros += n;
+  return out;
+}
+
+/// The sums of a vector of outputs, from the n-th on.
+template <class Path>
+void add_to(matmul_output const& out, index_t t, index_t n, typename Path::floats sum) {
+  float* const y = out.y + t * out.stride + n;
+  auto const zeros = Path::load(out.zeros + n) * Path::broadcast(out.x_sums[t]);
+  Path::store(y, Path::load(y) + Path::load(out.scales + n) * (sum * Path::broadcast(out.units[t]) - zeros));
+}
+
+/// Adds Σ_k x[k · Tokens + t] · (code(k, n) − 2^(Bits−1)) / unit to the Vectors · lanes outputs from `words` on; with
+/// groups Σ_k x · scale · (code − zero), as it is. `words` are those of `runs` runs of codes, rows being `stride` bytes
+/// apart.
 template <class Path, int Bits, int Tokens, int Vectors, bool Grouped>
 struct matmul_kernel {
   using run = code_run<Bits>;
@@ -74,7 +100,7 @@ struct matmul_kernel {
   }
 
   void operator()(std::byte const* from, index_t stride, int runs, float const* x, matmul_groups const& groups,
-                  float* out) {
+                  matmul_output const& out) {
     for (int t = 0; t < Tokens; ++t)
       for (int v = 0; v < Vectors; ++v) sums[t][v] = Path::broadcast(0.0f);
     for (int r = 0; r < runs; ++r) {
@@ -83,18 +109,25 @@ struct matmul_kernel {
               std::make_integer_sequence<int, run::codes>{});
     }
     for (int t = 0; t < Tokens; ++t)
-      for (int v = 0; v < Vectors; ++v) Path::store(out + t * matmul_tile + v * Path::lanes, sums[t][v]);
+      for (int v = 0; v < Vectors; ++v) {
+        if constexpr (Grouped) {
+          float* const y = out.y + t * out.stride + v * Path::lanes;
+          Path::store(y, Path::load(y) + sums[t][v]);
+        } else {
+          add_to<Path>(out, t, v * Path::lanes, sums[t][v]);
+        }
+      }
   }
 };
 
 /// The same for all outputs of a tile.
 template <class Path, int Bits, int Tokens, bool Grouped>
 void multiply_tile(std::byte const* words, index_t stride, int runs, float const* x, matmul_groups groups,
-                   float* sums) {
+                   matmul_output const& out) {
   constexpr int vectors = Tokens == 1 ? 4 : Path::vectors;
   for (int n = 0; n < matmul_tile; n += vectors * Path::lanes) {
     matmul_kernel<Path, Bits, Tokens, vectors, Grouped> kernel;
-    kernel(words + 4 * n, stride, runs, x, groups, sums + n);
+    kernel(words + 4 * n, stride, runs, x, groups, from_output(out, n));
     if constexpr (Grouped) {
       groups.scales += vectors * Path::lanes;
       groups.zeros += vectors * Path::lanes;
