@@ -300,6 +300,9 @@ TEST_CASE("settings and tensors that contradict each other are a problem", "[qua
   l = layer();
   l.tensors = {{"norm.weight", "F32", {1}, "1234"}};
   CHECK_THAT(problems(l), test::contains("C6 config.json: quantization settings, but no quantized tensor"));
+  l = layer();
+  l.config["lm_head"] = true;
+  CHECK_THAT(problems(l), test::contains("C6 lm_head: is not quantized, but \"lm_head\" is true"));
 }
 
 TEST_CASE("flipped bytes in a quantized folder never do more than throw", "[quantized]") {

@@ -1,12 +1,14 @@
 /// Products with packed layers on the device, and decoding with a cache.
 #include "support/catch.hpp"
 #include "support/golden.hpp"
+#include "support/random_linear.hpp"
 #include "support/shared.hpp"
 #include "support/tolerance.hpp"
 
 #include <gptq/backend/cuda/forward.cuh>
 #include <gptq/model/generate.hpp>
 #include <gptq/pack/dequantize.hpp>
+#include <gptq/pack/pack.hpp>
 
 #include <algorithm>
 #include <cmath>
@@ -20,26 +22,6 @@ namespace {
 
 using gptq::index_t;
 using backend = gptq::basic_cuda_model_backend<float>;
-
-gptq::packed_linear random_packed(index_t in, index_t out, gptq::quant_spec spec, gptq::checkpoint_format format) {
-  std::mt19937 random(static_cast<unsigned>(in * 5 + out * 11 + spec.bits));
-  unsigned const top = (1u << spec.bits) - 1;
-  index_t const groups = gptq::group_count(in, spec.group_size);
-  gptq::quantized_linear q;
-  q.spec = spec;
-  q.codes = gptq::matrix<std::uint8_t>(in, out);
-  q.scales = gptq::matrix<float>(groups, out);
-  q.zeros = gptq::matrix<std::uint8_t>(groups, out);
-  for (index_t i = 0; i < q.codes.size(); ++i) q.codes.data()[i] = static_cast<std::uint8_t>(random() & top);
-  for (index_t i = 0; i < q.scales.size(); ++i) {
-    q.scales.data()[i] = static_cast<float>(random() % 1000 + 1) / 65536.0f;
-    q.zeros.data()[i] = static_cast<std::uint8_t>(1 + random() % top);
-  }
-  for (index_t k = 0; k < in; ++k)
-    q.g_idx.push_back(static_cast<std::int32_t>(spec.group_size == -1 ? 0 : k / spec.group_size));
-  if (spec.order == gptq::column_order::desc_act) std::shuffle(q.g_idx.begin(), q.g_idx.end(), random);
-  return gptq::pack(q, format);
-}
 
 gptq::matrix<float> random_matrix(index_t rows, index_t cols) {
   std::mt19937 random(static_cast<unsigned>(rows + cols));
@@ -108,7 +90,8 @@ TEST_CASE("cuda packed product: every width, zero point, group and number of tok
           for (auto format : {gptq::checkpoint_format::gptq, gptq::checkpoint_format::gptq_v2})
             for (index_t tokens : {1, 8, 19}) {
               CAPTURE(bits, in, out, g, static_cast<int>(order), to_string(format), tokens);
-              auto const packed = random_packed(in, out, {.bits = bits, .group_size = g, .order = order}, format);
+              gptq::quant_spec const spec{.bits = bits, .group_size = g, .sym = false, .order = order};
+              auto const packed = gptq::pack(test::random_linear(in, out, spec, 1), format);
               CHECK(product_error(packed, tokens, tokens == 8) <
                     test::tolerance<float>::gram(static_cast<std::size_t>(in)));
             }

@@ -1,5 +1,6 @@
 /// Packing on the device gives the tensors that packing on the host gives, and fails where that fails.
 #include "support/catch.hpp"
+#include "support/random_linear.hpp"
 
 #include <gptq/backend/cuda.cuh>
 #include <gptq/gptq.hpp>
@@ -7,32 +8,11 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <random>
 
 namespace {
 
 using gptq::checkpoint_format;
 using gptq::index_t;
-
-gptq::quantized_linear random_linear(index_t in, index_t out, gptq::quant_spec spec, unsigned lowest_zero) {
-  std::mt19937 random(static_cast<unsigned>(in * 7 + out * 3 + spec.bits));
-  unsigned const top = (1u << spec.bits) - 1;
-  index_t const groups = gptq::group_count(in, spec.group_size);
-  gptq::quantized_linear q;
-  q.spec = spec;
-  q.codes = gptq::matrix<std::uint8_t>(in, out);
-  q.scales = gptq::matrix<float>(groups, out);
-  q.zeros = gptq::matrix<std::uint8_t>(groups, out);
-  for (index_t i = 0; i < q.codes.size(); ++i) q.codes.data()[i] = static_cast<std::uint8_t>(random() & top);
-  for (index_t i = 0; i < q.scales.size(); ++i) {
-    q.scales.data()[i] = static_cast<float>(random() % 100000 + 1) / 1048576.0f;
-    q.zeros.data()[i] = static_cast<std::uint8_t>(lowest_zero + random() % (top + 1 - lowest_zero));
-  }
-  for (index_t k = 0; k < in; ++k)
-    q.g_idx.push_back(static_cast<std::int32_t>(spec.group_size == -1 ? 0 : k / spec.group_size));
-  if (spec.order == gptq::column_order::desc_act) std::shuffle(q.g_idx.begin(), q.g_idx.end(), random);
-  return q;
-}
 
 gptq::device_linear to_device(gptq::cuda_backend& b, gptq::quantized_linear const& q) {
   gptq::device_linear d;
@@ -62,8 +42,9 @@ TEST_CASE("cuda pack: the tensors of the host, and the way back") {
         for (auto order : {gptq::column_order::natural, gptq::column_order::desc_act})
           for (auto format : {checkpoint_format::gptq, checkpoint_format::gptq_v2}) {
             CAPTURE(bits, in, out, g, static_cast<int>(order), to_string(format));
-            gptq::quant_spec const spec{.bits = bits, .group_size = g, .order = order};
-            auto const q = random_linear(in, out, spec, format == checkpoint_format::gptq ? 1 : 0);
+            gptq::quant_spec const spec{.bits = bits, .group_size = g, .sym = false, .order = order};
+            auto q = test::random_linear(in, out, spec, format == checkpoint_format::gptq ? 1 : 0);
+            for (index_t i = 0; i < q.scales.size(); ++i) q.scales.data()[i] *= 0.1f;  // not float16's any more
             auto const d = to_device(b, q);
             index_t const first = out / 3;
             auto const host = gptq::pack(q, format, first, out - first);
@@ -91,7 +72,7 @@ TEST_CASE("cuda pack: the tensors of the host, and the way back") {
 TEST_CASE("cuda pack: a zero point that version 1 can't hold, a scale that float16 can't") {
   gptq::cuda_backend b;
   gptq::quant_spec const spec{.bits = 4, .group_size = 32};
-  auto q = random_linear(64, 8, spec, 1);
+  auto q = test::random_linear(64, 8, spec, 1);
   q.zeros(1, 3) = 0;
   CHECK_THROWS_WITH(gptq::pack(b, to_device(b, q), checkpoint_format::gptq), test::contains("group 1, output 3"));
   CHECK_NOTHROW(gptq::pack(b, to_device(b, q), checkpoint_format::gptq_v2));

@@ -3,10 +3,10 @@
 #include <gptq/pack/pack.hpp>
 
 #include "support/catch.hpp"
+#include "support/random_linear.hpp"
 
 #include <cstdint>
 #include <limits>
-#include <random>
 #include <vector>
 
 namespace {
@@ -14,35 +14,13 @@ namespace {
 using gptq::checkpoint_format;
 using gptq::index_t;
 
-/// A layer with random codes, zeros from `lowest_zero` up and scales that float16 holds exactly.
-gptq::quantized_linear random_linear(index_t in, index_t out, gptq::quant_spec spec, unsigned lowest_zero = 0) {
-  std::mt19937 random(static_cast<unsigned>(in * 7 + out * 3 + spec.bits));
-  unsigned const top = (1u << spec.bits) - 1;
-  index_t const groups = gptq::group_count(in, spec.group_size);
-  gptq::quantized_linear q;
-  q.spec = spec;
-  q.codes = gptq::matrix<std::uint8_t>(in, out);
-  q.scales = gptq::matrix<float>(groups, out);
-  q.zeros = gptq::matrix<std::uint8_t>(groups, out);
-  for (index_t i = 0; i < q.codes.size(); ++i) q.codes.data()[i] = static_cast<std::uint8_t>(random() & top);
-  for (index_t i = 0; i < q.scales.size(); ++i) {
-    q.scales.data()[i] = static_cast<float>(random() % 1000 + 1) / 1024.0f;
-    q.zeros.data()[i] =
-        static_cast<std::uint8_t>(spec.sym ? (top + 1) / 2 : lowest_zero + random() % (top + 1 - lowest_zero));
-  }
-  for (index_t k = 0; k < in; ++k)
-    q.g_idx.push_back(static_cast<std::int32_t>(spec.group_size == -1 ? 0 : k / spec.group_size));
-  if (spec.order == gptq::column_order::desc_act) std::shuffle(q.g_idx.begin(), q.g_idx.end(), random);
-  return q;
-}
-
 template <class T>
 bool equal(gptq::matrix<T> const& a, gptq::matrix<T> const& b) {
   return a.rows() == b.rows() && a.cols() == b.cols() && std::equal(a.data(), a.data() + a.size(), b.data());
 }
 
 gptq::quantized_linear with_zeros(int bits, std::vector<std::uint8_t> const& zeros, bool sym) {
-  auto q = random_linear(32, static_cast<index_t>(zeros.size()), {.bits = bits, .group_size = 32, .sym = sym});
+  auto q = test::random_linear(32, static_cast<index_t>(zeros.size()), {.bits = bits, .group_size = 32, .sym = sym});
   std::copy(zeros.begin(), zeros.end(), q.zeros.data());
   return q;
 }
@@ -98,7 +76,7 @@ TEST_CASE("unpacking undoes packing in both formats", "[pack]") {
   auto const format = GENERATE(checkpoint_format::gptq, checkpoint_format::gptq_v2);
   int const group_size = GENERATE(-1, 16, 128);
   CAPTURE(bits, sym, in, out, gptq::to_string(format), group_size);
-  auto const q = random_linear(
+  auto const q = test::random_linear(
       in, out, {.bits = bits, .group_size = group_size, .sym = sym, .order = gptq::column_order::desc_act},
       format == checkpoint_format::gptq ? 1 : 0);
   auto const p = gptq::pack(q, format);
@@ -114,7 +92,7 @@ TEST_CASE("unpacking undoes packing in both formats", "[pack]") {
 
 TEST_CASE("a range of outputs packs as if it had been a layer of its own", "[pack]") {
   int const bits = GENERATE(2, 3, 4, 8);
-  auto const q = random_linear(64, 50, {.bits = bits, .group_size = 32, .sym = false}, 1);
+  auto const q = test::random_linear(64, 50, {.bits = bits, .group_size = 32, .sym = false}, 1);
   auto const part = gptq::unpack(gptq::pack(q, checkpoint_format::gptq, 13, 21));
   REQUIRE(part.out_features() == 21);
   for (index_t n = 0; n < 21; ++n) {
@@ -129,7 +107,7 @@ TEST_CASE("a range of outputs packs as if it had been a layer of its own", "[pac
 }
 
 TEST_CASE("scales are rounded to float16, and refused where that loses them", "[pack]") {
-  auto q = random_linear(32, 4, {.bits = 4, .group_size = 32});
+  auto q = test::random_linear(32, 4, {.bits = 4, .group_size = 32});
   q.scales(0, 1) = 0.1f;
   CHECK(gptq::to_float(gptq::pack(q, checkpoint_format::gptq).scales(0, 1)) == gptq::to_float(gptq::to_float16(0.1f)));
   float const bad = GENERATE(0.0f, 1e-9f, 70000.0f, -0.5f, std::numeric_limits<float>::infinity(),
@@ -140,7 +118,7 @@ TEST_CASE("scales are rounded to float16, and refused where that loses them", "[
 }
 
 TEST_CASE("a missing g_idx means position / group_size", "[pack]") {
-  auto q = random_linear(96, 8, {.bits = 4, .group_size = 32});
+  auto q = test::random_linear(96, 8, {.bits = 4, .group_size = 32});
   auto const expected = q.g_idx;
   q.g_idx.clear();
   auto p = gptq::pack(q, checkpoint_format::gptq);
@@ -153,7 +131,7 @@ TEST_CASE("a missing g_idx means position / group_size", "[pack]") {
 }
 
 TEST_CASE("sizes and groups that do not fit are refused", "[pack]") {
-  auto q = random_linear(64, 8, {.bits = 4, .group_size = 32});
+  auto q = test::random_linear(64, 8, {.bits = 4, .group_size = 32});
   SECTION("a group that does not exist") {
     q.g_idx[5] = 2;
     CHECK_THROWS_WITH(gptq::pack(q, checkpoint_format::gptq), test::contains("g_idx[5] = 2"));
@@ -189,7 +167,7 @@ TEST_CASE("scattered is true exactly where g_idx is not position / group_size", 
 TEST_CASE("codes are counted as they are packed, ragged ends too", "[pack]") {
   int const bits = GENERATE(2, 3, 4, 8);
   index_t const in = GENERATE(16, 96, 112);
-  auto q = random_linear(in, 37, {.bits = bits, .group_size = 16});
+  auto q = test::random_linear(in, 37, {.bits = bits, .group_size = 16});
   for (index_t n = 0; n < 37; ++n) q.codes(in - 1, n) = 1;
   std::vector<std::uint64_t> expected(std::size_t{1} << bits);
   for (index_t i = 0; i < q.codes.size(); ++i) ++expected[q.codes.data()[i]];
