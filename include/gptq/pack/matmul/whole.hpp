@@ -49,22 +49,23 @@ split_result split_inputs(float const* x, index_t count, index_t padded, std::in
   float const unit = std::bit_cast<float>((exponent - 22) << 23),
               per_unit = std::bit_cast<float>((276 - exponent) << 23);
 
-  std::int8_t digits[matmul_digits][matmul_chunk<Bits>] = {};
+  float inputs[matmul_chunk<Bits>] = {};
+  if (finite) std::copy_n(x, count, inputs);
+  std::int8_t digits[matmul_digits][matmul_chunk<Bits>];
   std::int32_t sums[matmul_digits] = {}, sum = 0;
-  if (finite)
-    for (index_t i = 0; i < count; ++i) {
-      float const value = x[i] * per_unit;
-      auto const whole = static_cast<std::int32_t>(value + (value < 0 ? -0.5f : 0.5f));
-      auto const low = static_cast<std::int8_t>(whole);
-      std::int32_t const rest = (whole - low) >> 8;
-      auto const middle = static_cast<std::int8_t>(rest);
-      std::int32_t const top = (rest - middle) >> 8;
-      digits[0][i] = low, digits[1][i] = middle, digits[2][i] = static_cast<std::int8_t>(top);
-      sums[0] += low, sums[1] += middle, sums[2] += top, sum += whole;
-    }
+  for (int i = 0; i < matmul_chunk<Bits>; ++i) {
+    float const value = inputs[i] * per_unit;
+    auto const whole = static_cast<std::int32_t>(value + (value < 0 ? -0.5f : 0.5f));
+    auto const low = static_cast<std::int8_t>(whole);
+    std::int32_t const rest = (whole - low) >> 8;
+    auto const middle = static_cast<std::int8_t>(rest);
+    std::int32_t const top = (rest - middle) >> 8;
+    digits[0][i] = low, digits[1][i] = middle, digits[2][i] = static_cast<std::int8_t>(top);
+    sums[0] += low, sums[1] += middle, sums[2] += top, sum += whole;
+  }
   for (int d = 0; d < matmul_digits; ++d) to[d * stride] = -(1 << (Bits - 1)) * sums[d];
   to += matmul_digits * stride;
-  for (index_t run = 0; run < padded; run += code_run<Bits>::codes)
+  for (int run = 0; run < matmul_chunk<Bits> && run < padded; run += code_run<Bits>::codes)
     for (int quad = 0; quad < code_run<Bits>::codes / 4; ++quad)
       for (int d = 0; d < matmul_digits; ++d, to += stride) {
         std::uint32_t four = 0;
