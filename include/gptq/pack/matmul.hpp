@@ -1,6 +1,6 @@
 /// The product of activations with a packed layer, straight from its codes: y = x · Wᵀ with W as dequantize() gives it,
 /// in float. For engines: no other library, no allocation but for scattered groups, no threads of its own, the vector
-/// path chosen by the compiler's flags (AVX-512, AVX2 with FMA, else vectors of 128 bits).
+/// path chosen by the compiler's flags (AVX-512, with VNNI in whole numbers; AVX2 with FMA; else vectors of 128 bits).
 #pragma once
 
 #include <gptq/pack/bits.hpp>
@@ -262,9 +262,11 @@ class matmul_block {
 
 /// Outputs [first, first + y.cols) of a packed layer: y = x · Wᵀ + bias, x [tokens × in], y [tokens × those outputs],
 /// bias empty or of those outputs. Ranges can be done in parallel; multiples of 64 outputs, best of 1024 or more, leave
-/// no lanes idle. Sums are taken in float, chunk by chunk of inputs, and agree with the product of the dequantized
-/// weights to float rounding; they do not depend on how outputs are cut into ranges. `y` must not overlap `x`.
-/// Throws shape_error if sizes do not fit or g_idx names a group that does not exist.
+/// no lanes idle. Sums are taken chunk by chunk of inputs and agree with the product of the dequantized weights to float
+/// rounding: with VNNI a chunk's sums are exact, of inputs that are rounded by at most float's epsilon times the largest of
+/// the chunk. They do not depend on how outputs are cut into ranges, nor on the other tokens. An input that is not finite
+/// leaves no finite output of its token. `y` must not overlap `x`.
+/// Throws shape_error if sizes do not fit, groups are missing or g_idx names a group that does not exist.
 template <class Path = matmul_path>
 void matmul(packed_view const& p, index_t first, matrix_view<float const> x, matrix_view<float> y,
             std::span<float const> bias = {}) {
