@@ -3,6 +3,7 @@
 #include <gptq/pack/pack.hpp>
 
 #include "support/catch.hpp"
+#include "support/random_linear.hpp"
 #include "support/tolerance.hpp"
 
 #include <algorithm>
@@ -34,24 +35,11 @@ struct shape {
 };
 
 gptq::packed_linear random_layer(shape s, int bits, bool sym, gptq::checkpoint_format format) {
-  std::mt19937 random(static_cast<unsigned>(s.in + s.out + bits));
-  gptq::quantized_linear q;
-  q.spec = {.bits = bits, .group_size = s.group_size, .sym = sym};
-  index_t const groups = gptq::group_count(s.in, s.group_size);
-  unsigned const top = (1u << bits) - 1;
-  q.codes = gptq::matrix<std::uint8_t>(s.in, s.out);
-  q.scales = gptq::matrix<float>(groups, s.out);
-  q.zeros = gptq::matrix<std::uint8_t>(groups, s.out);
-  for (index_t i = 0; i < q.codes.size(); ++i) q.codes.data()[i] = static_cast<std::uint8_t>(random() & top);
-  for (index_t i = 0; i < q.scales.size(); ++i) {
-    q.scales.data()[i] = static_cast<float>(random() % 997 + 1) * 1e-4f;
-    q.zeros.data()[i] = static_cast<std::uint8_t>(sym ? (top + 1) / 2 : 1 + random() % top);
-  }
-  if (s.scattered) {
-    for (index_t k = 0; k < s.in; ++k) q.g_idx.push_back(static_cast<std::int32_t>(k / s.group_size));
-    std::shuffle(q.g_idx.begin(), q.g_idx.end(), random);
-  }
-  return gptq::pack(q, format);
+  gptq::quant_spec const spec{.bits = bits,
+                              .group_size = s.group_size,
+                              .sym = sym,
+                              .order = s.scattered ? gptq::column_order::desc_act : gptq::column_order::natural};
+  return gptq::pack(test::random_linear(s.in, s.out, spec, 1), format);
 }
 
 gptq::matrix<float> random_inputs(index_t rows, index_t cols) {
@@ -110,13 +98,14 @@ TEMPLATE_TEST_CASE("inputs of any size keep float's precision: outliers, tiny an
                    GPTQ_MATMUL_PATHS) {
   int const bits = GENERATE(2, 3, 4, 8);
   bool const scattered = GENERATE(false, true);
-  shape const s{256, 70, 6, 64, scattered};
+  shape const s{256, 70, 7, 64, scattered};
   auto const p = random_layer(s, bits, false, gptq::checkpoint_format::gptq_v2);
   auto x = random_inputs(s.tokens, s.in);
   x(0, 3) = 4e3f, x(0, 200) = -3e5f;                                                    // outliers
   for (index_t k = 0; k < s.in; ++k) x(1, k) *= 1e-20f, x(2, k) *= 1e20f, x(3, k) = 0;  // and nothing at all
   for (index_t k = 0; k < s.in; ++k) x(4, k) = k % 2 ? 1.99999988f : -1.99999988f;      // just below a power of two
   for (index_t k = 0; k < s.in; ++k) x(5, k) = k % 64 == 63 ? 1e-4f : 0.0f;
+  for (index_t k = 0; k < s.in; ++k) x(6, k) = k % 2 ? std::nextafter(1.984375f, 0.0f) : -1.984375f;
   gptq::matrix<float> y(s.tokens, s.out);
   gptq::matmul<TestType>(gptq::view(p), x, y);
   CAPTURE(bits, scattered);
@@ -229,6 +218,18 @@ TEMPLATE_TEST_CASE("a product reads tensors at any alignment, without g_idx, wit
   CHECK(std::abs(double(same(1, 70)) - sum) < 1e-4);
 }
 
+TEMPLATE_TEST_CASE("a product without g_idx is that with a trivial one", "[pack]", GPTQ_MATMUL_PATHS) {
+  int const bits = GENERATE(2, 3, 4, 8);
+  auto const s = GENERATE(values<shape>({{100, 40, 9, 32}, {77, 65, 4, -1}, {160, 1100, 5, 16}}));
+  auto const p = random_layer(s, bits, false, gptq::checkpoint_format::gptq);
+  auto const x = random_inputs(s.tokens, s.in);
+  auto v = gptq::view(p);
+  v.g_idx = nullptr;
+  gptq::matrix<float> y(s.tokens, s.out);
+  gptq::matmul<TestType>(v, x, y);
+  CHECK(roundings(p, x, y) < test::tolerance<float>::product_roundings);
+}
+
 TEST_CASE("a product of nothing is the bias, and sizes that do not fit are refused", "[pack]") {
   shape const s{64, 32, 1, 32};
   auto p = random_layer(s, 4, true, gptq::checkpoint_format::gptq);
@@ -244,6 +245,10 @@ TEST_CASE("a product of nothing is the bias, and sizes that do not fit are refus
   p.g_idx[63] = 2;
   CHECK_THROWS_WITH(gptq::matmul(gptq::view(p), x, y), "g_idx[63] = 2 is outside the 2 groups");
   p.g_idx[63] = 1;
+  auto v = gptq::view(p);
+  v.g_idx = nullptr;
+  v.groups = 1;
+  CHECK_THROWS_WITH(gptq::matmul(v, x, y), "matmul: 1 groups are too few for 64 inputs");
   p.spec.bits = 5;
   CHECK_THROWS_AS(gptq::matmul(gptq::view(p), x, y), gptq::shape_error);
 }

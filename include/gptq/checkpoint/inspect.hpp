@@ -124,7 +124,8 @@ inline inspection inspect(checkpoint_reader const& reader) {
     out.problems.push_back({"C4", "config.json", "quantized tensors, but no usable quantization settings", true});
   if (names.empty() && out.quantization)
     out.problems.push_back({"C6", "config.json", "quantization settings, but no quantized tensor", false});
-  if (!names.empty() && out.quantization && out.quantization->lm_head && quantized.count("lm_head") == 0)
+  if (!names.empty() && out.quantization && out.quantization->lm_head &&
+      std::none_of(names.begin(), names.end(), [](auto const& name) { return name.ends_with("lm_head"); }))
     out.problems.push_back({"C6", "lm_head", "is not quantized, but \"lm_head\" is true", false});
 
   std::map<std::string_view, std::size_t> seen;

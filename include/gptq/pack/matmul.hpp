@@ -121,12 +121,7 @@ class matmul_block {
 
   /// Tokens of a pass of the kernels.
   template <bool Grouped>
-  static constexpr int pass = [] {
-    if constexpr (whole<Grouped>)
-      return whole_tokens;
-    else
-      return Path::tokens;
-  }();
+  static constexpr int pass = whole<Grouped> ? whole_tokens : Path::tokens;
 
   /// Tokens that are computed together when `left` are left: rather some of nothing than many by themselves.
   template <bool Grouped>
@@ -143,10 +138,11 @@ class matmul_block {
   }
 
   /// Copies inputs [k, k + count) to [token tile][input][token], zeros past the ends.
+  template <bool Grouped>
   void read_floats(index_t k, index_t count, index_t padded) {
     float* to = x_;
-    for (index_t t = 0; t < in_.rows; t += width<true>(in_.rows - t)) {
-      index_t const wide = width<true>(in_.rows - t);
+    for (index_t t = 0; t < in_.rows; t += width<Grouped>(in_.rows - t)) {
+      index_t const wide = width<Grouped>(in_.rows - t);
       for (index_t j = 0; j < wide; ++j) {
         bool const real = t + j < in_.rows;
         float const* const from = real ? in_.row(t + j) + k : nullptr;
@@ -204,7 +200,7 @@ class matmul_block {
     if constexpr (whole<Grouped>)
       read_digits(k, count, padded);
     else
-      read_floats(k, count, padded);
+      read_floats<Grouped>(k, count, padded);
     if constexpr (Grouped)
       for (index_t i = 0; i < padded; ++i) groups_[i] = group_of(p_, k + std::min(i, count - 1));
     for (index_t n = 0; n < y_.cols; n += tile) {
@@ -263,8 +259,8 @@ class matmul_block {
 /// Outputs [first, first + y.cols) of a packed layer: y = x · Wᵀ + bias, x [tokens × in], y [tokens × those outputs],
 /// bias empty or of those outputs. Ranges can be done in parallel; multiples of 64 outputs, best of 1024 or more, leave
 /// no lanes idle. Sums are taken chunk by chunk of inputs and agree with the product of the dequantized weights to float
-/// rounding: with VNNI a chunk's sums are exact, of inputs that are rounded by at most float's epsilon times the largest of
-/// the chunk. They do not depend on how outputs are cut into ranges, nor on the other tokens. An input that is not finite
+/// rounding: with VNNI a chunk's sums are exact, of inputs that are rounded by about float's epsilon times the largest of
+/// the chunk (or by 2^-127). They do not depend on how outputs are cut into ranges, nor on the other tokens. An input that is not finite
 /// leaves no finite output of its token. `y` must not overlap `x`.
 /// Throws shape_error if sizes do not fit, groups are missing or g_idx names a group that does not exist.
 template <class Path = matmul_path>

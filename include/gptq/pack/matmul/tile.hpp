@@ -105,7 +105,7 @@ struct matmul_kernel {
       for (int v = 0; v < Vectors; ++v) sums[t][v] = Path::broadcast(0.0f);
     for (int r = 0; r < runs; ++r) {
       load(from + r * run::words * stride, stride, std::make_integer_sequence<int, run::words>{});
-      add_run(x + r * run::codes * Tokens, groups, groups.of_input + r * run::codes,
+      add_run(x + r * run::codes * Tokens, groups, Grouped ? groups.of_input + r * run::codes : nullptr,
               std::make_integer_sequence<int, run::codes>{});
     }
     for (int t = 0; t < Tokens; ++t)

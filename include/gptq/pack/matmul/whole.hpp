@@ -31,11 +31,11 @@ constexpr index_t split_size(index_t padded) { return matmul_digits * (1 + padde
 
 struct split_result {
   float unit;  ///< NaN if an input is not finite
-  float sum;   ///< of the inputs as they were rounded
+  float sum;   ///< of the inputs as they were rounded; 0 if one is not finite
 };
 
-/// Inputs x ≈ unit · (d₀ + 256 d₁ + 65536 d₂), unit a power of two and the d signed bytes: the error is at most float's
-/// epsilon times the largest input. Inputs [count, padded) are zeros, padded being whole runs and at most a chunk.
+/// Inputs x ≈ unit · (d₀ + 256 d₁ + 65536 d₂), unit a power of two and the d signed bytes: the error is at most 1.01 of
+/// float's epsilons of the largest input, or 2^-127 if that is more. Inputs [count, padded) are zeros, padded being whole runs and at most a chunk.
 /// Element i of the output is to[i · stride]: first −2^(Bits−1) · Σ d for each digit, then [quad][digit], four inputs in
 /// each.
 template <int Bits>
@@ -44,7 +44,8 @@ split_result split_inputs(float const* x, index_t count, index_t padded, std::in
   std::int32_t largest = 0;  // absolute values order as their bit patterns do
   for (index_t i = 0; i < count; ++i) largest = std::max(largest, std::bit_cast<std::int32_t>(x[i]) & 0x7FFFFFFF);
   bool const finite = largest < infinity;
-  // The largest input gets 23 bits, but less than 127 · (65536 + 256 + 1): near a power of two it counts as above.
+  // The largest input becomes 2^22 to 127 · 65536, so that the top digit stays below 128: from 127/64 of a power of two on
+  // (the 1 << 17 carries into the exponent) it counts as of the next.
   std::int32_t const exponent = finite ? std::max((largest + (1 << 17)) >> 23, 23) : 127;
   float const unit = std::bit_cast<float>((exponent - 22) << 23),
               per_unit = std::bit_cast<float>((276 - exponent) << 23);
