@@ -99,6 +99,15 @@ TEST_CASE("unpacking undoes packing for every width and odd sizes", "[pack]") {
   for (gptq::index_t r = 0; r < rows; ++r)
     for (gptq::index_t c = 0; c < cols; ++c)
       REQUIRE(gptq::code_at(bytes_of(along) + 4 * r * along.cols(), c, bits) == codes(r, c));
+
+  gptq::index_t const first = cols / 3, count = cols - first;  // a part of a row, from anywhere in a word on
+  codes_t part(static_cast<std::size_t>(count));
+  for (gptq::index_t r = 0; r < rows; ++r) {
+    gptq::detail::with_bits(bits, [&]<int Bits>() {
+      gptq::detail::unpack_columns<Bits>(bytes_of(along) + 4 * r * along.cols(), first, count, part.data());
+    });
+    REQUIRE(std::equal(part.begin(), part.end(), codes.row(r) + first));
+  }
 }
 
 TEST_CASE("words are read at any alignment", "[pack]") {

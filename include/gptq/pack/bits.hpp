@@ -175,6 +175,8 @@ inline std::uint8_t code_at(std::byte const* row, index_t i, int bits) {
   return static_cast<std::uint8_t>(word >> shift & ((1u << bits) - 1));
 }
 
+namespace detail {
+
 /// The reverse of pack_columns() for codes [first, first + n) of one row of words at any alignment.
 template <int Bits>
 void unpack_columns(std::byte const* row, index_t first, index_t n, std::uint8_t* out) {
@@ -198,5 +200,6 @@ void unpack_columns(std::byte const* row, index_t first, index_t n, std::uint8_t
   for (; first < end; ++first) *out++ = code_at(row, first, Bits);
 }
 
+}  // namespace detail
 }  // namespace v0
 }  // namespace gptq
