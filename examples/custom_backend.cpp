@@ -1,4 +1,4 @@
-// A third backend: the verbs that the algorithm asks for (gptq/core/backend.hpp) in plain loops over std::vector. It
+// A third backend: the verbs that the algorithm asks for (gptq/core/quantize_backend.hpp) in plain loops over std::vector. It
 // quantizes a layer with the same headers as the host and the CUDA backend, and comes to the same codes.
 #include <gptq/backend/host.hpp>
 #include <gptq/gptq.hpp>

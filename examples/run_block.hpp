@@ -54,7 +54,7 @@ struct tensor {
 
 // A safetensors file: 8 bytes of length, a JSON header {"name":{"dtype":…,"shape":[…],"data_offsets":[begin,end]},…},
 // data. This finds entries by text in a header without blanks, as all common writers make it; an engine has a JSON parser,
-// or takes gptq/checkpoint/reader.hpp, which checks everything.
+// or takes gptq/io/reader.hpp, which checks everything.
 class safetensors {
  public:
   explicit safetensors(std::string const& path) : file_(path) {

@@ -1,6 +1,6 @@
 #include "cuda_run.cuh"
 
-#include <gptq/model/generate.hpp>
+#include <gptq/run/generate.hpp>
 
 namespace app {
 

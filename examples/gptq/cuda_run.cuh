@@ -5,8 +5,8 @@
 #include "device.hpp"
 
 #include <gptq/backend/cuda/forward.cuh>
-#include <gptq/model/pipeline.hpp>
-#include <gptq/model/stream_plan.hpp>
+#include <gptq/quantize/pipeline.hpp>
+#include <gptq/run/stream_plan.hpp>
 
 #include <future>
 #include <optional>

@@ -3,9 +3,9 @@
 #pragma once
 
 #include <gptq/core/float16.hpp>
-#include <gptq/model/evaluate.hpp>
-#include <gptq/model/generate.hpp>
-#include <gptq/model/pipeline_types.hpp>
+#include <gptq/quantize/pipeline_types.hpp>
+#include <gptq/run/evaluate.hpp>
+#include <gptq/run/generate.hpp>
 
 #include <cstddef>
 #include <cstdint>

@@ -3,7 +3,7 @@
 
 #include "console.hpp"
 
-#include <gptq/checkpoint/engines.hpp>
+#include <gptq/engines/engines.hpp>
 
 #include <fmt/format.h>
 #include <CLI/CLI.hpp>

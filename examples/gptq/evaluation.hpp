@@ -4,9 +4,9 @@
 #include "compute.hpp"
 #include "device.hpp"
 
-#include <gptq/checkpoint/json.hpp>
 #include <gptq/core/matrix.hpp>
-#include <gptq/model/evaluate.hpp>
+#include <gptq/io/json.hpp>
+#include <gptq/run/evaluate.hpp>
 
 #include <cstdint>
 #include <string>

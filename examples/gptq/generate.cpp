@@ -6,10 +6,10 @@
 #include "device.hpp"
 #include "prompt.hpp"
 
-#include <gptq/checkpoint/json.hpp>
-#include <gptq/model/generate.hpp>
-#include <gptq/model/host.hpp>
+#include <gptq/backend/host_model.hpp>
+#include <gptq/io/json.hpp>
 #include <gptq/model/weights.hpp>
+#include <gptq/run/generate.hpp>
 
 #include <fmt/format.h>
 #include <CLI/CLI.hpp>

@@ -3,8 +3,8 @@
 #include "console.hpp"
 #include "engine_options.hpp"
 
-#include <gptq/checkpoint/inspect.hpp>
-#include <gptq/checkpoint/json.hpp>
+#include <gptq/engines/inspect.hpp>
+#include <gptq/io/json.hpp>
 #include <gptq/model/family.hpp>
 #include <gptq/model/weights.hpp>
 

@@ -3,8 +3,8 @@
 
 #include "app.hpp"
 
-#include <gptq/checkpoint/dynamic_rules.hpp>
-#include <gptq/model/plan.hpp>
+#include <gptq/format/dynamic_rules.hpp>
+#include <gptq/quantize/plan.hpp>
 
 #include <fmt/format.h>
 

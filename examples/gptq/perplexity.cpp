@@ -6,10 +6,10 @@
 #include "progress.hpp"
 #include "text_input.hpp"
 
+#include <gptq/backend/host_model.hpp>
 #include <gptq/model/config.hpp>
-#include <gptq/model/evaluate.hpp>
-#include <gptq/model/host.hpp>
 #include <gptq/model/weights.hpp>
+#include <gptq/run/evaluate.hpp>
 
 #include <fmt/format.h>
 #include <CLI/CLI.hpp>

@@ -3,7 +3,7 @@
 
 #include "console.hpp"
 
-#include <gptq/model/pipeline_types.hpp>
+#include <gptq/quantize/pipeline_types.hpp>
 
 #include <fmt/format.h>
 

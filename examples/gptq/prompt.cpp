@@ -6,7 +6,7 @@
 #include "text_input.hpp"
 
 #include <gptq/core/error.hpp>
-#include <gptq/model/generate.hpp>
+#include <gptq/run/generate.hpp>
 #include <gptq/text/text_file.hpp>
 
 #if GPTQ_WITH_TEXT

@@ -9,10 +9,10 @@
 #include "quantize_report.hpp"
 #include "report_file.hpp"
 
+#include <gptq/backend/host_model.hpp>
 #include <gptq/model/config.hpp>
-#include <gptq/model/host.hpp>
-#include <gptq/model/pipeline.hpp>
-#include <gptq/model/served_plan.hpp>
+#include <gptq/quantize/pipeline.hpp>
+#include <gptq/quantize/served_plan.hpp>
 
 #include <CLI/CLI.hpp>
 

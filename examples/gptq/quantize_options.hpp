@@ -10,8 +10,8 @@
 #include "text_input.hpp"
 
 #include <gptq/core/spec.hpp>
-#include <gptq/model/pipeline_types.hpp>
 #include <gptq/quant/options.hpp>
+#include <gptq/quantize/pipeline_types.hpp>
 
 #include <fmt/format.h>
 #include <CLI/CLI.hpp>

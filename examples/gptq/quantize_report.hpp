@@ -7,9 +7,9 @@
 #include "memory.hpp"
 #include "quantize_options.hpp"
 
-#include <gptq/checkpoint/json.hpp>
+#include <gptq/io/json.hpp>
 #include <gptq/model/family.hpp>
-#include <gptq/model/pipeline_types.hpp>
+#include <gptq/quantize/pipeline_types.hpp>
 #include <gptq/version.hpp>
 
 #include <fmt/format.h>

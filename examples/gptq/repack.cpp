@@ -4,7 +4,7 @@
 #include "quantize_options.hpp"
 #include "size.hpp"
 
-#include <gptq/checkpoint/repack.hpp>
+#include <gptq/quantize/repack.hpp>
 
 #include <fmt/format.h>
 #include <CLI/CLI.hpp>

@@ -4,10 +4,10 @@
 #include "app.hpp"
 #include "report_page.hpp"
 
-#include <gptq/checkpoint/json.hpp>
-#include <gptq/checkpoint/message.hpp>
-#include <gptq/checkpoint/output_file.hpp>
 #include <gptq/core/error.hpp>
+#include <gptq/io/json.hpp>
+#include <gptq/io/message.hpp>
+#include <gptq/io/output_file.hpp>
 
 #include <fmt/format.h>
 

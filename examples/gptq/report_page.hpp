@@ -1,7 +1,7 @@
 /// The report of a run as a page to look at: one file of HTML and SVG, without scripts and without a network.
 #pragma once
 
-#include <gptq/checkpoint/json.hpp>
+#include <gptq/io/json.hpp>
 
 #include <string>
 

@@ -2,7 +2,7 @@
 // the identity for a Hessian, so that grids and their search are those of the app.
 #include "quantize_options.hpp"
 
-#include <gptq/model/host.hpp>
+#include <gptq/backend/host_model.hpp>
 
 #include <CLI/CLI.hpp>
 

@@ -2,7 +2,7 @@
 #include "app/app.hpp"
 #include "app/model_copy.hpp"
 
-#include <gptq/checkpoint/json.hpp>
+#include <gptq/io/json.hpp>
 
 namespace {
 

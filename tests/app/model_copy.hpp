@@ -3,7 +3,7 @@
 
 #include "app/app.hpp"
 
-#include <gptq/checkpoint/json.hpp>
+#include <gptq/io/json.hpp>
 
 #include <cstdint>
 #include <cstring>

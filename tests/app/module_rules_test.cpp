@@ -2,7 +2,7 @@
 #include "app/app.hpp"
 #include "app/model_copy.hpp"
 
-#include <gptq/checkpoint/quantization_config.hpp>
+#include <gptq/format/quantization_config.hpp>
 
 namespace {
 

@@ -6,9 +6,9 @@
 #include "support/tolerance.hpp"
 
 #include <gptq/backend/cuda/forward.cuh>
-#include <gptq/model/generate.hpp>
 #include <gptq/pack/dequantize.hpp>
 #include <gptq/pack/pack.hpp>
+#include <gptq/run/generate.hpp>
 
 #include <algorithm>
 #include <cmath>

@@ -4,7 +4,7 @@
 #include "support/shared.hpp"
 
 #include <gptq/backend/cuda/forward.cuh>
-#include <gptq/model/evaluate.hpp>
+#include <gptq/run/evaluate.hpp>
 
 #include <cmath>
 #include <cstdint>

@@ -1,5 +1,5 @@
 /// Runs over a whole model on the device; the same cases as tests/model/pipeline_memory_test.cpp, and what only it has.
-#include "model/pipeline_cases.hpp"
+#include "support/pipeline_cases.hpp"
 
 #include <gptq/backend/cuda/forward.cuh>
 

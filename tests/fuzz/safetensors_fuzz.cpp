@@ -1,7 +1,7 @@
 // Opens any bytes as a safetensors file and touches all of its data. Build and run by hand:
 //   clang++ -std=c++20 -O1 -g -fsanitize=fuzzer,address,undefined -Iinclude tests/fuzz/safetensors_fuzz.cpp -o fuzz
 //   ./fuzz -max_len=4096 corpus/
-#include <gptq/checkpoint/safetensors.hpp>
+#include <gptq/io/safetensors.hpp>
 
 #include <sys/mman.h>
 #include <unistd.h>

@@ -1,6 +1,6 @@
 // interop_logits <model folder> <ids: numbers in a text file> <out: float32 [tokens x vocabulary]>
-#include <gptq/model/evaluate.hpp>
-#include <gptq/model/host.hpp>
+#include <gptq/backend/host_model.hpp>
+#include <gptq/run/evaluate.hpp>
 
 #include <cstdint>
 #include <exception>

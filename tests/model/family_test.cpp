@@ -1,7 +1,7 @@
 #include "support/catch.hpp"
 #include "support/shared.hpp"
 
-#include <gptq/checkpoint/json.hpp>
+#include <gptq/io/json.hpp>
 #include <gptq/model/config.hpp>
 #include <gptq/model/names.hpp>
 

@@ -1,4 +1,4 @@
-#include "model/support.hpp"
+#include "support/model.hpp"
 
 #include <gptq/core/float16.hpp>
 

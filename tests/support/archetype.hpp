@@ -3,7 +3,7 @@
 /// description of what each verb means, and what the mutants of the tests derive from.
 #pragma once
 
-#include <gptq/core/backend.hpp>
+#include <gptq/core/quantize_backend.hpp>
 
 #include <cmath>
 #include <cstdint>

@@ -3,7 +3,7 @@
 
 #include "support/catch.hpp"
 
-#include <gptq/checkpoint/safetensors.hpp>
+#include <gptq/io/safetensors.hpp>
 
 #include <cstdint>
 #include <filesystem>

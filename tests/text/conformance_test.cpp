@@ -4,7 +4,7 @@
 #include "support/catch.hpp"
 #include "support/shared.hpp"
 
-#include <gptq/checkpoint/safetensors.hpp>
+#include <gptq/io/safetensors.hpp>
 #include <gptq/text/text_file.hpp>
 #include <gptq/text/tokenizer.hpp>
 

@@ -2,7 +2,7 @@
 /// codes again: general products and elementwise operations, no algorithm.
 #pragma once
 
-#include <gptq/core/backend.hpp>
+#include <gptq/core/quantize_backend.hpp>
 
 #include <cstdint>
 

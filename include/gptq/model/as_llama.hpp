@@ -1,9 +1,9 @@
 /// The same model as a Llama checkpoint: for TeleChat2, whose own names and fused layer engines load only in part.
 #pragma once
 
-#include <gptq/checkpoint/json.hpp>
-#include <gptq/checkpoint/reader.hpp>
-#include <gptq/checkpoint/tensor.hpp>
+#include <gptq/io/json.hpp>
+#include <gptq/io/reader.hpp>
+#include <gptq/io/tensor.hpp>
 #include <gptq/model/config.hpp>
 #include <gptq/model/names.hpp>
 #include <gptq/model/rope.hpp>

@@ -1,8 +1,8 @@
 /// config.json of a model, in the spellings of transformers 4 and 5, as the few numbers that running it takes.
 #pragma once
 
-#include <gptq/checkpoint/json.hpp>
-#include <gptq/core/forward.hpp>
+#include <gptq/core/model_backend.hpp>
+#include <gptq/io/json.hpp>
 #include <gptq/model/config_keys.hpp>
 #include <gptq/model/config_rope.hpp>
 #include <gptq/model/family.hpp>

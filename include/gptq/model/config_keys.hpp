@@ -1,8 +1,8 @@
 /// Keys of one config.json, read with checks; every failure names file and key.
 #pragma once
 
-#include <gptq/checkpoint/json.hpp>
 #include <gptq/core/matrix.hpp>
+#include <gptq/io/json.hpp>
 
 #include <string>
 #include <utility>

@@ -1,11 +1,11 @@
 /// The weights of a model folder, float or quantized, as matrices of floats: one block at a time.
 #pragma once
 
-#include <gptq/checkpoint/quantization_config.hpp>
-#include <gptq/checkpoint/quantized_model.hpp>
-#include <gptq/checkpoint/reader.hpp>
-#include <gptq/checkpoint/tensor.hpp>
 #include <gptq/core/error.hpp>
+#include <gptq/format/quantization_config.hpp>
+#include <gptq/format/quantized_model.hpp>
+#include <gptq/io/reader.hpp>
+#include <gptq/io/tensor.hpp>
 #include <gptq/model/config.hpp>
 #include <gptq/model/names.hpp>
 #include <gptq/pack/dequantize.hpp>

@@ -8,7 +8,7 @@
 
 #include <gptq/core/error.hpp>
 #include <gptq/core/matrix.hpp>
-#include <gptq/pack/unaligned.hpp>
+#include <gptq/core/unaligned.hpp>
 
 #include <algorithm>
 #include <array>

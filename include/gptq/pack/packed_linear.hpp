@@ -4,8 +4,8 @@
 #include <gptq/core/float16.hpp>
 #include <gptq/core/matrix.hpp>
 #include <gptq/core/spec.hpp>
+#include <gptq/core/unaligned.hpp>
 #include <gptq/pack/bits.hpp>
-#include <gptq/pack/unaligned.hpp>
 
 #include <cstddef>
 #include <cstdint>

@@ -7,7 +7,7 @@
 /// What is kept is F = (V·diag(V)⁻¹)ᵀ, unit lower triangular, whose row j holds the weights of the sum above.
 #pragma once
 
-#include <gptq/core/backend.hpp>
+#include <gptq/core/quantize_backend.hpp>
 #include <gptq/core/report.hpp>
 #include <gptq/quant/hessian.hpp>
 #include <gptq/quant/options.hpp>

@@ -1,8 +1,8 @@
 /// What was seen: the running Gram matrix of the inputs of one or more linear layers that read the same tensor.
 #pragma once
 
-#include <gptq/core/backend.hpp>
 #include <gptq/core/error.hpp>
+#include <gptq/core/quantize_backend.hpp>
 
 #include <string>
 #include <utility>

@@ -7,7 +7,7 @@
 /// Groups smaller than a block take their grids from that state too, as the reference does.
 #pragma once
 
-#include <gptq/core/backend.hpp>
+#include <gptq/core/quantize_backend.hpp>
 #include <gptq/quant/factor.hpp>
 
 #include <algorithm>

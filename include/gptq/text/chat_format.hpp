@@ -2,8 +2,8 @@
 /// them a folder's template is, is read off its markers.
 #pragma once
 
-#include <gptq/checkpoint/json.hpp>
 #include <gptq/core/error.hpp>
+#include <gptq/io/json.hpp>
 #include <gptq/text/text_file.hpp>
 #include <gptq/text/utf8.hpp>
 

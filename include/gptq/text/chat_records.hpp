@@ -5,7 +5,7 @@
 ///   {"text": "…"}                                  {"input_ids": […]}
 #pragma once
 
-#include <gptq/checkpoint/json.hpp>
+#include <gptq/io/json.hpp>
 #include <gptq/text/calibration.hpp>
 #include <gptq/text/chat_format.hpp>
 #include <gptq/text/ids.hpp>

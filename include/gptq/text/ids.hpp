@@ -1,8 +1,8 @@
 /// Calibration and evaluation samples that are token ids already: JSON lines. Needs no tokenizer.
 #pragma once
 
-#include <gptq/checkpoint/json.hpp>
 #include <gptq/core/error.hpp>
+#include <gptq/io/json.hpp>
 #include <gptq/text/calibration_set.hpp>
 #include <gptq/text/text_file.hpp>
 

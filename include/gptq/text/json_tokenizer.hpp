@@ -3,9 +3,9 @@
 ///   text ─► added tokens cut out ─► normalizer ─► added tokens again ─► pre-tokenizer ─► BPE ─► post-processor ─► ids
 #pragma once
 
-#include <gptq/checkpoint/json.hpp>
 #include <gptq/core/error.hpp>
 #include <gptq/core/matrix.hpp>
+#include <gptq/io/json.hpp>
 #include <gptq/text/added_tokens.hpp>
 #include <gptq/text/bpe.hpp>
 #include <gptq/text/decoder.hpp>

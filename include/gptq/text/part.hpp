@@ -1,9 +1,9 @@
 /// A component in the JSON of a tokenizer, together with what messages about it say.
 #pragma once
 
-#include <gptq/checkpoint/json.hpp>
-#include <gptq/checkpoint/message.hpp>
 #include <gptq/core/error.hpp>
+#include <gptq/io/json.hpp>
+#include <gptq/io/message.hpp>
 
 #include <cstddef>
 #include <string>

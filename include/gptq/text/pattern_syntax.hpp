@@ -2,8 +2,8 @@
 /// translates what the two read differently and refuses what it can't vouch for, instead of splitting text wrongly.
 #pragma once
 
-#include <gptq/checkpoint/message.hpp>
 #include <gptq/core/error.hpp>
+#include <gptq/io/message.hpp>
 #include <gptq/text/utf8.hpp>
 
 #include <cstddef>

@@ -1,9 +1,9 @@
 /// A SentencePiece model (tokenizer.model) through the sentencepiece library, where the program is built with it.
 #pragma once
 
-#include <gptq/checkpoint/json.hpp>
 #include <gptq/core/error.hpp>
 #include <gptq/core/matrix.hpp>
+#include <gptq/io/json.hpp>
 #include <gptq/text/encode_report.hpp>
 #include <gptq/text/utf8.hpp>
 

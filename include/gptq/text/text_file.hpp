@@ -2,9 +2,9 @@
 /// refused.
 #pragma once
 
-#include <gptq/checkpoint/message.hpp>
 #include <gptq/core/error.hpp>
 #include <gptq/core/matrix.hpp>
+#include <gptq/io/message.hpp>
 
 #include <cerrno>
 #include <cstddef>

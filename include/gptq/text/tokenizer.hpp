@@ -3,8 +3,8 @@
 ///   text ─► added tokens cut out ─► normalizer ─► added tokens again ─► pre-tokenizer ─► BPE ─► post-processor ─► ids
 #pragma once
 
-#include <gptq/checkpoint/json.hpp>
 #include <gptq/core/matrix.hpp>
+#include <gptq/io/json.hpp>
 #include <gptq/text/encode_report.hpp>
 #include <gptq/text/json_tokenizer.hpp>
 #include <gptq/text/sentencepiece.hpp>

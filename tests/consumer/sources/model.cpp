@@ -1,5 +1,5 @@
 // Reads a model folder, if one is named.
-#include <gptq/checkpoint/reader.hpp>
+#include <gptq/io/reader.hpp>
 
 int main(int count, char** arguments) {
   if (count < 2) return 0;

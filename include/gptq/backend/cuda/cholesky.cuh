@@ -3,7 +3,7 @@
 #pragma once
 
 #include <gptq/backend/cuda/products.cuh>
-#include <gptq/core/backend.hpp>
+#include <gptq/core/quantize_backend.hpp>
 
 namespace gptq {
 inline namespace v0 {

@@ -8,8 +8,8 @@
 #include <gptq/backend/cuda/elementwise.cuh>
 #include <gptq/backend/cuda/grid_fit.cuh>
 #include <gptq/backend/cuda/triangle_tile.cuh>
-#include <gptq/core/backend.hpp>
 #include <gptq/core/grid.hpp>
+#include <gptq/core/quantize_backend.hpp>
 
 #include <cstdint>
 

@@ -5,7 +5,7 @@
 #include <gptq/backend/cuda/attention.cuh>
 #include <gptq/backend/cuda/evaluate.cuh>
 #include <gptq/backend/cuda/packed_product.cuh>
-#include <gptq/core/forward.hpp>
+#include <gptq/core/model_backend.hpp>
 
 #include <cstdint>
 #include <span>

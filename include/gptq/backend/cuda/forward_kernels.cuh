@@ -3,7 +3,7 @@
 #pragma once
 
 #include <gptq/backend/cuda/elementwise.cuh>
-#include <gptq/core/forward.hpp>
+#include <gptq/core/model_backend.hpp>
 
 #include <cstdint>
 

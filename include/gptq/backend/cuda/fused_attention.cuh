@@ -6,7 +6,7 @@
 #pragma once
 
 #include <gptq/backend/cuda/elementwise.cuh>
-#include <gptq/core/forward.hpp>
+#include <gptq/core/model_backend.hpp>
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>

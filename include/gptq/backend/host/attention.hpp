@@ -3,7 +3,7 @@
 
 #include <gptq/backend/host/eigen.hpp>
 #include <gptq/backend/host/parallel.hpp>
-#include <gptq/core/forward.hpp>
+#include <gptq/core/model_backend.hpp>
 
 #include <algorithm>
 #include <atomic>

@@ -3,7 +3,7 @@
 
 #include <gptq/backend/host/parallel.hpp>
 #include <gptq/backend/host/strip.hpp>
-#include <gptq/core/backend.hpp>
+#include <gptq/core/quantize_backend.hpp>
 
 namespace gptq {
 inline namespace v0 {

@@ -1,0 +1,63 @@
+/// What a quantized folder says of its layers, whatever its words.
+#pragma once
+
+#include <gptq/core/spec.hpp>
+#include <gptq/format/dynamic_rules.hpp>
+#include <gptq/io/json.hpp>
+#include <gptq/pack/packed_linear.hpp>
+
+#include <functional>
+#include <optional>
+#include <set>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace gptq {
+inline namespace v0 {
+
+/// What one module is quantized to.
+struct module_settings {
+  int bits = 4;
+  int group_size = 128;
+  bool sym = true;
+  bool desc_act = false;
+
+  friend bool operator==(module_settings const&, module_settings const&) = default;
+};
+
+struct quantization_config {
+  module_settings base;
+  bool lm_head = false;
+  checkpoint_format format = checkpoint_format::gptq;
+  bool static_groups = false;
+  bool true_sequential = false;
+  std::optional<double> damp_percent;
+  json meta = json::object();  ///< records of the tool that wrote the file
+  std::vector<dynamic_rule> dynamic;
+  std::vector<std::vector<std::string>> modules_in_block_to_quantize;
+  std::set<std::string, std::less<>> ignore;  ///< compressed-tensors: names of modules in float
+
+  /// The settings of a module, or nothing if a rule keeps it in float.
+  [[nodiscard]] std::optional<module_settings> settings_for(std::string_view module) const {
+    if (ignore.count(module)) return std::nullopt;
+    dynamic_rule const* const rule = matching_rule(dynamic, module);
+    if (!rule) return base;
+    if (rule->keep_float) return std::nullopt;
+    return module_settings{rule->bits.value_or(base.bits), rule->group_size.value_or(base.group_size),
+                           rule->sym.value_or(base.sym), rule->desc_act.value_or(base.desc_act)};
+  }
+};
+
+namespace detail {
+
+inline void check_settings(int bits, int group_size, std::string const& where) {
+  if (!valid_bits(bits))
+    throw format_error(where + ": bits = " + std::to_string(bits) + " is not supported (2, 3, 4, 8 are)");
+  if (group_size != -1 && group_size < 1)
+    throw format_error(where + ": group_size = " + std::to_string(group_size) + " is neither -1 nor positive");
+}
+
+}  // namespace detail
+}  // namespace v0
+}  // namespace gptq

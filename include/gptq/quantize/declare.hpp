@@ -1,0 +1,216 @@
+/// The settings of a result in the words of every reader: rules for the layers that differ from the rest, in both
+/// spellings (as stored, as fused by the engines), and the list of what is quantized where something is not.
+#pragma once
+
+#include <gptq/engines/fused_layers.hpp>
+#include <gptq/format/quantization_config.hpp>
+#include <gptq/quantize/plan.hpp>
+#include <gptq/version.hpp>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstddef>
+#include <map>
+#include <set>
+#include <string>
+#include <string_view>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+namespace gptq {
+inline namespace v0 {
+namespace detail {
+
+/// Blocks that a pattern lists at most: readers refuse very long patterns.
+inline constexpr std::size_t blocks_per_pattern = 64;
+
+inline std::string escape_dots(std::string_view name) {
+  std::string out;
+  for (char const c : name) out += c == '.' ? std::string("\\.") : std::string(1, c);
+  return out;
+}
+
+inline std::string alternatives(std::vector<std::string> const& names) {
+  std::string out;
+  for (std::string const& n : names) out += (out.empty() ? "" : "|") + n;
+  return "(" + out + ")";
+}
+
+/// The beginnings of patterns for some blocks; several where the blocks are many. `block` is the name of one block,
+/// "model.layers.0.".
+inline std::vector<std::string> block_patterns(std::string_view block, std::vector<std::string> const& blocks,
+                                               bool all_blocks) {
+  std::string_view container = block.substr(0, block.rfind('.', block.size() - 2));  // "model.layers"
+  std::size_t const dot = container.rfind('.');
+  std::string const start =
+      dot == std::string_view::npos ? ".*" + std::string(container) : ".*\\." + std::string(container.substr(dot + 1));
+  if (all_blocks) return {start + "\\.\\d+"};
+  std::vector<std::string> out;
+  for (std::size_t first = 0; first < blocks.size(); first += blocks_per_pattern) {
+    auto const begin = blocks.begin() + static_cast<std::ptrdiff_t>(first);
+    auto const end =
+        blocks.begin() + static_cast<std::ptrdiff_t>((std::min)(blocks.size(), first + blocks_per_pattern));
+    out.push_back(start + "\\." + (end - begin == 1 ? *begin : alternatives(std::vector<std::string>(begin, end))));
+  }
+  return out;
+}
+
+/// The patterns for layers "self_attn.q_proj", … below what each of `starts` matches: one for each parent.
+inline std::vector<std::string> layer_patterns(std::vector<std::string> const& starts,
+                                               std::vector<std::string> const& layers) {
+  std::vector<std::pair<std::string, std::vector<std::string>>> by_parent;
+  for (std::string const& layer : layers) {
+    std::size_t const split = layer.rfind('.');
+    std::string const parent = split == std::string::npos ? "" : layer.substr(0, split + 1);
+    auto at = std::find_if(by_parent.begin(), by_parent.end(), [&](auto const& p) { return p.first == parent; });
+    if (at == by_parent.end()) at = by_parent.insert(by_parent.end(), {parent, {}});
+    at->second.push_back(split == std::string::npos ? layer : layer.substr(split + 1));
+  }
+  std::vector<std::string> out;
+  for (std::string const& start : starts)
+    for (auto const& [parent, leaves] : by_parent)
+      out.push_back(start + "\\." + escape_dots(parent) + (leaves.size() == 1 ? leaves.front() : alternatives(leaves)));
+  return out;
+}
+
+/// Layers of one stage that have the same settings in some blocks: one rule.
+struct layer_group {
+  int stage = 0;
+  std::vector<std::string> parts;  ///< below the block
+  std::optional<module_settings> settings;
+  std::vector<std::string> blocks;  ///< their numbers
+};
+
+/// The groups that differ from `base`; a rule for each makes the settings right.
+inline std::vector<layer_group> deviating_layers(quantization_plan const& plan, module_settings const& base) {
+  std::vector<layer_group> groups;
+  auto const& all = plan.linears();
+  for (std::size_t i = 0; i < all.size();) {
+    std::size_t end = i + 1;
+    while (end < all.size() && all[end].block == all[i].block && all[end].stage == all[i].stage) ++end;
+    planned_linear const& first = all[i];
+    std::optional<module_settings> settings;
+    if (first.spec) settings = settings_of(*first.spec);
+    if (first.block >= 0 && settings != std::optional(base)) {
+      std::string const number = std::to_string(first.block);
+      std::size_t const prefix = plan.block_prefix().size() - 1 + number.size();  // block 0 has one digit
+      std::vector<std::string> parts;
+      for (std::size_t l = i; l < end; ++l) parts.push_back(all[l].info.name.substr(prefix));
+      auto const same = [&](layer_group const& g) { return g.stage == first.stage && g.settings == settings; };
+      auto at = std::find_if(groups.begin(), groups.end(), same);
+      if (at == groups.end()) at = groups.insert(groups.end(), {first.stage, std::move(parts), settings, {}});
+      at->blocks.push_back(number);
+    }
+    i = end;
+  }
+  return groups;
+}
+
+/// The patterns of a group, in the names of the checkpoint and in those of the engines.
+inline std::vector<std::string> group_patterns(quantization_plan const& plan, layer_group const& g, bool all_blocks) {
+  std::string_view const served_blocks = plan.family().served_blocks;
+  if (served_blocks.empty()) {  // the fused layer differs in its last word only
+    std::vector<std::string> layers = g.parts;
+    if (fused_layer const* const fused = fused_layer_of(layers.front()); fused && layers.size() > 1)
+      layers.emplace_back(fused->name);
+    return layer_patterns(block_patterns(plan.block_prefix(), g.blocks, all_blocks), layers);
+  }
+  std::vector<std::string> const any = {".*"};
+  std::string const served(plan.family().stages[static_cast<std::size_t>(g.stage)].served_as);
+  auto out =
+      layer_patterns(all_blocks ? any : block_patterns(std::string(served_blocks) + "0.", g.blocks, false), {served});
+  for (auto& p : layer_patterns(all_blocks ? any : block_patterns(plan.block_prefix(), g.blocks, false), g.parts))
+    if (std::find(out.begin(), out.end(), p) == out.end()) out.push_back(std::move(p));
+  return out;
+}
+
+/// The layers that are quantized where some are not: full names; for a family whose names engines change, the list as
+/// vLLM understands it (formats.md 9): names below the block, stage by stage, or full names and those of its own.
+inline std::vector<std::vector<std::string>> quantized_lists(quantization_plan const& plan, index_t blocks) {
+  family_rule const& family = plan.family();
+  std::array<std::set<index_t>, stage_count> quantized;
+  std::vector<std::string> names;
+  for (planned_linear const& p : plan.quantized()) {
+    names.push_back(p.info.name);
+    if (p.block >= 0) quantized[static_cast<std::size_t>(p.stage)].insert(p.block);
+  }
+  if (family.served_blocks.empty()) return {names};
+  auto const whole = [&](auto const& set) { return set.empty() || static_cast<index_t>(set.size()) == blocks; };
+  bool const all_blocks = !plan.head() && std::all_of(quantized.begin(), quantized.end(), whole);
+  std::vector<std::vector<std::string>> lists;
+  for (std::size_t s = 0; s < stage_count; ++s) {
+    std::vector<std::string> list;
+    for (linear_rule const& l : family.stages[s].linears)
+      if (!l.name.empty()) list.emplace_back(l.name);
+    std::string const served(family.stages[s].served_as);
+    bool const renamed = list.size() == 1 && list.front() != served;
+    if (renamed) list.push_back(served);
+    if (all_blocks && !quantized[s].empty()) lists.push_back(std::move(list));
+    if (!all_blocks && renamed)
+      for (index_t const block : quantized[s])
+        names.push_back(std::string(family.served_blocks) + std::to_string(block) + "." + served);
+  }
+  return all_blocks ? lists : std::vector<std::vector<std::string>>{names};
+}
+
+inline dynamic_rule make_rule(std::string const& pattern, std::optional<module_settings> const& settings,
+                              module_settings const& base) {
+  dynamic_rule rule;
+  rule.keep_float = !settings;
+  // A reader matches patterns against the names of tensors too: "….down_proj.qweight".
+  rule.key = (settings ? "+:" : "-:") + pattern + (settings ? "(\\.|$)" : "$");
+  if (!settings) return rule;
+  if (settings->bits != base.bits) rule.bits = settings->bits;
+  if (settings->group_size != base.group_size) rule.group_size = settings->group_size;
+  if (settings->sym != base.sym) rule.sym = settings->sym;
+  if (settings->desc_act != base.desc_act) rule.desc_act = settings->desc_act;
+  return rule;
+}
+
+/// Fills `dynamic` and `modules_in_block_to_quantize`.
+inline void declare_layers(quantization_config& c, quantization_plan const& plan, std::string const& head) {
+  index_t blocks = 0;
+  for (planned_linear const& p : plan.linears()) blocks = (std::max)(blocks, p.block + 1);
+  for (layer_group const& g : deviating_layers(plan, c.base)) {
+    bool const all = static_cast<index_t>(g.blocks.size()) == blocks;
+    for (std::string const& pattern : group_patterns(plan, g, all))
+      c.dynamic.push_back(make_rule(pattern, g.settings, c.base));
+  }
+  c.lm_head = plan.head() != nullptr;
+  if (c.lm_head && settings_of(*plan.head()->spec) != c.base)
+    c.dynamic.push_back(make_rule(escape_dots(plan.head()->info.name), settings_of(*plan.head()->spec), c.base));
+  if (c.format == checkpoint_format::compressed_tensors) {  // one list says it all
+    std::erase_if(c.dynamic, [](dynamic_rule const& rule) { return rule.keep_float; });
+    for (std::string const& name : plan.kept_float()) c.ignore.insert(name);
+    if (!plan.head()) c.ignore.insert(head);
+    return;
+  }
+  if (plan.kept_float().empty()) return;
+  c.modules_in_block_to_quantize = quantized_lists(plan, blocks);
+}
+
+/// `head` is the name of the output head, which compressed-tensors must be told to leave alone.
+inline quantization_config quantization_settings(quantization_plan const& plan, pipeline_options const& options,
+                                                 std::string const& head) {
+  quant_spec const& s = options.spec;
+  quantization_config c;
+  c.base = settings_of(s);
+  c.format = options.format;
+  c.static_groups = s.static_groups;
+  c.true_sequential = options.true_sequential;
+  c.damp_percent = options.quantize.damp_percent;
+  constexpr char const* orders[] = {"natural", "desc_act", "group_aware"};
+  c.meta = {{"quantizer", {"gptq:" GPTQ_VERSION}},
+            {"order", orders[static_cast<int>(s.order)]},
+            {"mse", std::round(1e6 * static_cast<double>(options.quantize.grid.mse)) / 1e6},
+            {"damp_percent", c.damp_percent.value()}};
+  for (auto const& [key, value] : options.meta) c.meta[key] = value;
+  declare_layers(c, plan, head);
+  return c;
+}
+
+}  // namespace detail
+}  // namespace v0
+}  // namespace gptq

@@ -1,0 +1,180 @@
+/// What becomes of every linear layer of a run: the rules applied to the model, before any work.
+#pragma once
+
+#include <gptq/engines/fused_layers.hpp>
+#include <gptq/format/dynamic_rules.hpp>
+#include <gptq/format/quantization_config.hpp>
+#include <gptq/model/names.hpp>
+#include <gptq/model/weights.hpp>
+#include <gptq/quantize/pipeline_types.hpp>
+
+#include <array>
+#include <cstddef>
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace gptq {
+inline namespace v0 {
+
+/// A spec as the settings of a folder say it.
+inline module_settings settings_of(quant_spec const& s) {
+  return {.bits = s.bits, .group_size = s.group_size, .sym = s.sym, .desc_act = scattered_groups(s)};
+}
+
+/// "4 bits, group_size 128, sym", or "float"
+inline std::string describe(std::optional<quant_spec> const& s) {
+  if (!s) return "float";
+  return std::to_string(s->bits) + " bits, group_size " + std::to_string(s->group_size) +
+         (s->sym ? ", sym" : ", asym") + (scattered_groups(*s) ? ", desc_act" : "");
+}
+
+/// The base spec with the overrides of a rule, or nothing if it keeps the layer in float. desc_act false takes a base of
+/// that order to the natural one. Throws shape_error naming the rule.
+inline std::optional<quant_spec> apply_rule(quant_spec base, dynamic_rule const& rule) {
+  if (rule.keep_float) return std::nullopt;
+  base.bits = rule.bits.value_or(base.bits);
+  base.group_size = rule.group_size.value_or(base.group_size);
+  base.sym = rule.sym.value_or(base.sym);
+  if (rule.desc_act && *rule.desc_act) base.order = column_order::desc_act;
+  if (rule.desc_act && !*rule.desc_act && base.order == column_order::desc_act) base.order = column_order::natural;
+  try {
+    check_spec(base);
+  } catch (shape_error const& e) {
+    throw shape_error("rule \"" + detail::printable(rule.key) + "\": " + e.what());
+  }
+  return base;
+}
+
+/// One linear layer, and what it is quantized to; nothing if it stays in float.
+struct planned_linear {
+  linear_info info;
+  std::optional<quant_spec> spec;
+  index_t block = -1;  ///< -1: the output head
+  int stage = 0;
+};
+
+/// The layers of all blocks, and of the output head if that was asked for. The layers of a stage agree: they share a
+/// solve here and are one layer in vLLM and SGLang.
+class quantization_plan {
+ public:
+  /// Throws shape_error for a rule that gives an impossible spec, for siblings that disagree and for a tied head, naming
+  /// the layers.
+  quantization_plan(model_weights const& weights, pipeline_options const& options)
+      : base_(options.spec), family_(weights.config().family) {
+    check_spec(options.spec);
+    std::vector<std::size_t> matched(options.dynamic.size());
+    auto const add = [&](linear_info info, index_t block, int stage) {
+      planned_linear p{.info = std::move(info), .spec = options.spec, .block = block, .stage = stage};
+      if (dynamic_rule const* const rule = matching_rule(options.dynamic, p.info.name)) {
+        p.spec = apply_rule(options.spec, *rule);
+        ++matched[static_cast<std::size_t>(rule - options.dynamic.data())];
+      } else if (block >= 0 && !options.all_layers && !family_->stages[std::size_t(stage)].stays_float.reason.empty()) {
+        p.spec = std::nullopt;
+        stays_float_[std::size_t(stage)] = true;
+      }
+      all_.push_back(std::move(p));
+    };
+    std::string const folder = weights.reader().folder().string();
+    for (index_t i = 0; i < weights.config().blocks; ++i)
+      for (int s = 0; s < stage_count; ++s) {
+        first_.push_back(all_.size());
+        for (linear_info& l : weights.names().linears(i, s)) add(std::move(l), i, s);
+        check_siblings(folder);
+      }
+    if (options.lm_head) {
+      model_config const& c = weights.config();
+      if (weights.tied())
+        throw shape_error(folder + ": --lm-head: the output head is tied to the embedding, which stays in float");
+      has_head_ = true;
+      add({weights.names().head_module(), 0, c.vocabulary, c.hidden, false}, -1, 0);
+    }
+    for (std::size_t r = 0; r < matched.size(); ++r)
+      if (matched[r] == 0)
+        warnings_.push_back("rule \"" + detail::printable(options.dynamic[r].key) +
+                            "\" decides about no layer of the model");
+    block_prefix_ = weights.names().block(0);
+    explain_float();
+  }
+
+  [[nodiscard]] quant_spec const& base() const { return base_; }
+  [[nodiscard]] family_rule const& family() const { return *family_; }
+  [[nodiscard]] std::vector<planned_linear> const& linears() const { return all_; }
+
+  /// What the layers of a stage are quantized to.
+  [[nodiscard]] std::optional<quant_spec> const& stage(index_t block, int s) const {
+    return all_[first_[static_cast<std::size_t>(block * stage_count + s)]].spec;
+  }
+
+  /// The output head, if it is to be quantized.
+  [[nodiscard]] planned_linear const* head() const { return has_head_ && all_.back().spec ? &all_.back() : nullptr; }
+
+  /// The layers that will be quantized.
+  [[nodiscard]] std::vector<planned_linear> quantized() const {
+    std::vector<planned_linear> out;
+    for (planned_linear const& p : all_)
+      if (p.spec) out.push_back(p);
+    return out;
+  }
+
+  /// Names of the layers that a rule keeps in float.
+  [[nodiscard]] std::vector<std::string> kept_float() const {
+    std::vector<std::string> out;
+    for (planned_linear const& p : all_)
+      if (!p.spec) out.push_back(p.info.name);
+    return out;
+  }
+
+  [[nodiscard]] std::vector<std::string> const& warnings() const { return warnings_; }
+
+  /// "model.layers.0."
+  [[nodiscard]] std::string const& block_prefix() const { return block_prefix_; }
+
+ private:
+  /// Which layers the family keeps in float and why, or what it costs to quantize them all the same.
+  void explain_float() {
+    for (std::size_t s = 0; s < stage_count; ++s) {
+      float_rule const& rule = family_->stages[s].stays_float;
+      if (rule.reason.empty()) continue;
+      std::string names;
+      for (linear_rule const& l : family_->stages[s].linears)
+        if (!l.name.empty()) names += (names.empty() ? "" : " and ") + std::string(l.name);
+      bool quantized = false;
+      for (planned_linear const& p : all_) quantized = quantized || (p.block >= 0 && p.stage == int(s) && p.spec);
+      if (stays_float_[s])
+        warnings_.push_back(names + " stay in float: " + std::string(rule.reason) +
+                            "; --as llama writes a checkpoint that vLLM loads with all layers quantized, --all-layers "
+                            "quantizes them here too");
+      if (quantized)
+        warnings_.push_back(names + " are quantized, so " + std::string(rule.engines) +
+                            " will not load the result: " + std::string(rule.reason) + "; --as llama avoids that");
+    }
+  }
+
+  void check_siblings(std::string const& folder) const {
+    planned_linear const& a = all_[first_.back()];
+    for (std::size_t i = first_.back() + 1; i < all_.size(); ++i) {
+      planned_linear const& b = all_[i];
+      if (a.spec == b.spec) continue;
+      fused_layer const* const fused = fused_layer_of(a.info.name);
+      throw shape_error(folder + ": " + a.info.name + " (" + describe(a.spec) + ") and " + b.info.name + " (" +
+                        describe(b.spec) + ") must agree: vLLM and SGLang load them as one layer" +
+                        (fused ? ", " + std::string(fused->name) : std::string()));
+    }
+  }
+
+  quant_spec base_;
+  family_rule const* family_;
+  std::array<bool, stage_count> stays_float_{};  ///< by the family's own rule
+  std::vector<planned_linear> all_;
+  std::vector<std::size_t> first_;  ///< [blocks · stage_count] the first layer of each stage
+  bool has_head_ = false;
+  std::vector<std::string> warnings_;
+  std::string block_prefix_;
+};
+
+}  // namespace v0
+}  // namespace gptq

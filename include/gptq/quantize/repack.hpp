@@ -1,0 +1,144 @@
+/// Another format or other shards for a quantized folder. Codes and scales stay as they are, to the bit.
+#pragma once
+
+#include <gptq/engines/inspect.hpp>
+#include <gptq/engines/served_model.hpp>
+#include <gptq/format/compressed_tensors.hpp>
+#include <gptq/format/quantized_model.hpp>
+#include <gptq/io/output_folder.hpp>
+#include <gptq/io/side_files.hpp>
+#include <gptq/io/writer.hpp>
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <optional>
+#include <set>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace gptq {
+inline namespace v0 {
+
+struct repack_options {
+  std::optional<checkpoint_format> format;  ///< as found, if not given
+  std::uint64_t shard_size = 4'000'000'000;
+  bool overwrite = false;
+};
+
+struct repack_report {
+  std::size_t layers = 0;
+  checkpoint_format from = checkpoint_format::gptq;
+  checkpoint_format to = checkpoint_format::gptq;
+  std::uint64_t bytes = 0;
+  std::vector<std::string> warnings;
+};
+
+namespace detail {
+
+/// Refuses, before anything is written, what the format can't say.
+inline void check_representable(quantized_model const& model, checkpoint_format to) {
+  for (quantized_module const& q : model.modules()) {
+    packed_view const& t = q.tensors;
+    if (to == checkpoint_format::compressed_tensors && t.spec.bits == 3)
+      throw format_error(q.name + ": 3 bit codes have no settled form in compressed-tensors");
+    if (to == checkpoint_format::compressed_tensors && q.scattered)
+      throw format_error(q.name + ": a scattered g_idx (desc_act) is not written as compressed-tensors, which vLLM " +
+                         "would refuse: quantize again with --order group_aware");
+    for (index_t g = 0; to == checkpoint_format::gptq && g < t.groups; ++g)
+      for (index_t n = 0; n < t.out_features; ++n)
+        if (zero_at(t, g, n) == 0)
+          throw format_error(q.name + ": the zero point of group " + std::to_string(g) + ", output " +
+                             std::to_string(n) + " is 0, which format gptq can't store");
+  }
+}
+
+/// The settings in the words of the other format.
+inline quantization_config converted(quantization_config c, checkpoint_format to, checkpoint_reader const& reader,
+                                     quantized_model const& model) {
+  bool const from_compressed = c.format == checkpoint_format::compressed_tensors;
+  bool const to_compressed = to == checkpoint_format::compressed_tensors;
+  c.format = to;
+  if (from_compressed == to_compressed) return c;
+  std::vector<std::string> floats;  // linear layers that stay in float
+  for (std::string const& name : reader.names()) {
+    std::string const module(parent_name(name));
+    if (name.ends_with(".weight") && reader.at(name).shape.size() == 2 && !is_embedding(module))
+      floats.push_back(module);
+  }
+  if (to_compressed) {
+    std::erase_if(c.dynamic, [](dynamic_rule const& rule) { return rule.keep_float; });
+    c.ignore.insert(floats.begin(), floats.end());
+    if (!model.find("lm_head")) c.ignore.insert("lm_head");
+    c.modules_in_block_to_quantize.clear();
+    return c;
+  }
+  std::set<std::string> patterns;
+  for (std::string const& module : floats) {
+    std::string_view block;
+    fused_layer const* const fused = fused_layer_of(module, &block);
+    if (!in_block(module)) continue;
+    patterns.insert("-:" + escape_pattern(module) + "$");
+    if (fused) patterns.insert("-:" + escape_pattern(std::string(block) + std::string(fused->name)) + "$");
+  }
+  std::erase_if(c.dynamic, [](dynamic_rule const& rule) { return rule.keep_float; });
+  for (std::string const& key : patterns)
+    c.dynamic.push_back(
+        {.key = key, .keep_float = true, .bits = {}, .group_size = {}, .sym = {}, .desc_act = {}, .matcher = {}});
+  c.ignore.clear();
+  c.lm_head = model.find("lm_head") != nullptr;
+  if (!patterns.empty()) {
+    c.modules_in_block_to_quantize.assign(1, {});
+    for (quantized_module const& q : model.modules()) c.modules_in_block_to_quantize.front().push_back(q.name);
+  }
+  return c;
+}
+
+}  // namespace detail
+
+/// Writes the folder `source` anew as `target`. Throws format_error naming layer and reason for what can't be read, what
+/// the format can't say, and what can't be written; nothing is left half-written.
+inline repack_report repack(std::filesystem::path const& source, std::filesystem::path const& target,
+                            repack_options const& options = {}) {
+  checkpoint_reader const reader(source);
+  auto const settings = read_quantization_config(source, reader.config());
+  if (!settings) throw format_error(source.string() + ": not a quantized model");
+  quantized_model const model(reader, *settings);
+  if (model.modules().empty()) throw format_error(source.string() + ": no quantized layer");
+  repack_report report;
+  report.layers = model.modules().size();
+  report.from = settings->format;
+  report.to = options.format.value_or(settings->format);
+  detail::check_representable(model, report.to);
+  inspection const found = inspect(reader);
+  for (problem const& p : found.problems) report.warnings.push_back(to_string(p));
+  report.warnings.insert(report.warnings.end(), found.notes.begin(), found.notes.end());
+
+  output_folder folder(target, source, options.overwrite);
+  folder.check_space(found.bytes + (std::min)(found.bytes, options.shard_size));
+  std::map<std::string, std::string> metadata;
+  for (safetensors_file const& part : reader.parts())
+    for (auto const& [key, value] : part.metadata())
+      if (reader.contains(value)) metadata.emplace(key, value);
+  checkpoint_writer writer(folder.path(), options.shard_size, std::move(metadata));
+  std::set<std::string_view> written;
+  for (std::string const& name : reader.names()) {
+    std::string_view const module = detail::parent_name(name);
+    quantized_module const* const q = model.find(module);
+    if (!q || name.ends_with(".bias")) {
+      writer.add(reader.at(name));
+    } else if (written.insert(q->name).second) {
+      write_quantized(writer, q->name, q->tensors, report.to);
+    }
+  }
+  writer.finish();
+  report.bytes = writer.total_size();
+  write_quantization_config(folder.path(), reader.config(), detail::converted(*settings, report.to, reader, model));
+  copy_side_files(source, folder.path());
+  folder.commit();
+  return report;
+}
+
+}  // namespace v0
+}  // namespace gptq

@@ -1,0 +1,58 @@
+/// A run's result as engines will meet it, before there is one.
+#pragma once
+
+#include <gptq/engines/served_model.hpp>
+#include <gptq/quantize/declare.hpp>
+#include <gptq/quantize/pipeline_output.hpp>
+#include <gptq/quantize/plan.hpp>
+
+#include <set>
+#include <string>
+
+namespace gptq {
+inline namespace v0 {
+
+/// What quantize_model would write for these options. Throws as it does for what it refuses.
+inline served_model served(model_weights const& weights, pipeline_options const& options) {
+  quantization_plan const plan(weights, options);
+  detail::check_plan(weights, plan, options.format);
+  checkpoint_reader const& reader = weights.reader();
+  served_model m;
+  m.config = detail::output_config(weights, options);
+  m.settings = to_json(detail::quantization_settings(plan, options, weights.names().head_module()));
+  m.quantization = parse_quantization_config(m.settings, "settings");
+  m.quantization.meta = m.settings.contains("meta") ? m.settings.at("meta") : json::object();
+  std::set<std::string> seen;
+  for (planned_linear const& p : plan.linears()) {
+    served_linear l;
+    l.name = p.info.name;
+    seen.insert(l.name);
+    l.quantized = p.spec.has_value();
+    l.bias = content_of(reader.find(l.name + ".bias"));
+    l.inputs = p.info.inputs;
+    l.outputs = p.info.rows;
+    if (p.spec) {
+      l.settings = settings_of(*p.spec);
+      l.scattered = l.settings.desc_act;
+      l.zero_points_of_0 = !p.spec->sym && options.format != checkpoint_format::gptq;
+    }
+    m.linears.push_back(std::move(l));
+  }
+  for (std::string const& name : reader.names()) {
+    tensor_view const& t = reader.at(name);
+    std::string const module(detail::parent_name(name));
+    if (!is_float(t.type))
+      m.unknown_integers.push_back(name);
+    else if (name.ends_with(".weight") && t.shape.size() == 2 && !detail::is_embedding(module) && !seen.count(module))
+      m.linears.push_back({.name = module,
+                           .quantized = false,
+                           .bias = content_of(reader.find(module + ".bias")),
+                           .inputs = t.shape[1],
+                           .outputs = t.shape[0],
+                           .settings = {}});
+  }
+  return m;
+}
+
+}  // namespace v0
+}  // namespace gptq

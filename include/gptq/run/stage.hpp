@@ -1,0 +1,90 @@
+/// The linear layers that read the same input, as matrices or packed, and their product.
+#pragma once
+
+#include <gptq/core/model_backend.hpp>
+#include <gptq/model/names.hpp>
+#include <gptq/pack/packed_linear.hpp>
+
+#include <concepts>
+#include <optional>
+#include <type_traits>
+#include <vector>
+
+namespace gptq {
+inline namespace v0 {
+
+/// A forward_backend that multiplies with packed layers as they are. For a backend b:
+///
+///   b.adopt_packed(packed)     the layer in the backend's memory; on the host that is the view, and what it shows stays
+///   b.linear(x, layer, bias, y), b.add_linear(x, layer, bias, y)
+///                              as with the weight that the layer stands for, of which there is never a whole copy
+template <class B>
+concept packed_backend = forward_backend<B> &&
+    requires(B& b, packed_view const& packed, typename B::packed_layer const& layer,
+             view_of<B, typename B::activation const> x, view_of<B, typename B::activation> y) {
+  { b.adopt_packed(packed) } -> std::same_as<typename B::packed_layer>;
+  b.linear(x, layer, x, y);
+  b.add_linear(x, layer, x, y);
+};
+
+namespace detail {
+
+struct no_packed_layer {};
+
+template <class B>
+struct packed_layer_of {
+  using type = no_packed_layer;
+};
+template <packed_backend B>
+struct packed_layer_of<B> {
+  using type = typename B::packed_layer;
+};
+
+}  // namespace detail
+
+/// One layer of a stage: rows [first_row, first_row + rows) of what it computes.
+template <forward_backend B>
+struct stage_part {
+  index_t first_row = 0;
+  index_t rows = 0;
+  matrix_of<B, typename B::activation> weight;  ///< [rows × inputs], or empty where it is packed
+  std::optional<typename detail::packed_layer_of<B>::type> packed;
+};
+
+/// The linear layers of a stage: stacked in one matrix, or where some are packed, one by one.
+template <forward_backend B>
+struct stage_weights {
+  matrix_of<B, typename B::activation> weight;  ///< [sum of outputs × inputs], or empty
+  matrix_of<B, typename B::activation> bias;    ///< [1 × sum of outputs], or empty
+  std::vector<linear_info> linears;
+  std::vector<stage_part<B>> parts;  ///< instead of `weight`
+};
+
+/// y = x·wᵀ + bias, or with `Add` y += that; y [tokens × sum of outputs].
+template <bool Add, forward_backend B>
+void multiply(B& b, stage_weights<B> const& s, std::type_identity_t<view_of<B, typename B::activation const>> x,
+              std::type_identity_t<view_of<B, typename B::activation>> y) {
+  using const_view = view_of<B, typename B::activation const>;
+  auto const product = [&](auto const& w, const_view bias, view_of<B, typename B::activation> out) {
+    if constexpr (Add)
+      b.add_linear(x, w, bias, out);
+    else
+      b.linear(x, w, bias, out);
+  };
+  const_view const bias = s.bias;
+  if (s.parts.empty()) return product(const_view(s.weight), bias, y);
+  for (stage_part<B> const& p : s.parts) {
+    const_view const part_bias = s.bias.rows() > 0 ? bias.col_range(p.first_row, p.rows) : const_view();
+    auto const out = y.col_range(p.first_row, p.rows);
+    if constexpr (packed_backend<B>) {
+      if (p.packed) {
+        product(*p.packed, part_bias, out);
+        continue;
+      }
+    }
+    product(const_view(p.weight), part_bias, out);
+  }
+}
+
+}  // namespace v0
+}  // namespace gptq
