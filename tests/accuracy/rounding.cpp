@@ -3,6 +3,7 @@
 #include "quantize_options.hpp"
 
 #include <gptq/backend/host_model.hpp>
+#include <gptq/quantize/pipeline.hpp>
 
 #include <CLI/CLI.hpp>
 

@@ -2,6 +2,7 @@
 #include "support/pipeline_cases.hpp"
 
 #include <gptq/backend/cuda/forward.cuh>
+#include <gptq/quantize/pipeline.hpp>
 
 using gptq::bfloat16;
 

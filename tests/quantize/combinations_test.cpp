@@ -2,6 +2,7 @@
 #include "support/pipeline_cases.hpp"
 
 #include <gptq/backend/host_model.hpp>
+#include <gptq/quantize/pipeline.hpp>
 #include <gptq/text/calibration.hpp>
 #include <gptq/text/tokenizer.hpp>
 

@@ -4,6 +4,7 @@
 #include <gptq/backend/host_model.hpp>
 #include <gptq/engines/inspect.hpp>
 #include <gptq/model/as_llama.hpp>
+#include <gptq/quantize/pipeline.hpp>
 #include <gptq/run/evaluate.hpp>
 
 #include <set>

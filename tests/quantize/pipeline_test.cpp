@@ -4,6 +4,7 @@
 #include "support/temp_dir.hpp"
 
 #include <gptq/backend/host_model.hpp>
+#include <gptq/quantize/pipeline.hpp>
 #include <gptq/run/evaluate.hpp>
 #include <gptq/text/calibration.hpp>
 #include <gptq/text/tokenizer.hpp>

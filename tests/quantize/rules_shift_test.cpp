@@ -3,6 +3,7 @@
 #include "support/pipeline_cases.hpp"
 
 #include <gptq/backend/host_model.hpp>
+#include <gptq/quantize/pipeline.hpp>
 
 #include <cstring>
 #include <map>

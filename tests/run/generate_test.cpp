@@ -2,6 +2,7 @@
 #include "support/model.hpp"
 
 #include <gptq/backend/host_model.hpp>
+#include <gptq/quantize/pipeline.hpp>
 #include <gptq/run/generate.hpp>
 
 #include <algorithm>

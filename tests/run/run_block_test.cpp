@@ -4,6 +4,7 @@
 #include "support/pipeline_cases.hpp"
 
 #include <gptq/backend/host_model.hpp>
+#include <gptq/quantize/pipeline.hpp>
 
 #include <algorithm>
 #include <cmath>
