@@ -2,6 +2,7 @@
 
 #include <gptq/backend/host/forward.hpp>
 #include <gptq/model/rope.hpp>
+#include <gptq/run/rotary_tables.hpp>
 
 #include <cmath>
 
