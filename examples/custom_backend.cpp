@@ -44,7 +44,7 @@ void copy_elements(view<T const> from, view<T> to) {
 
 struct plain_backend {
   using scalar = float;
-  static constexpr gptq::memory_space space = gptq::memory_space::host;
+  using space = gptq::host_space;
   template <class T>
   using matrix_type = plain_matrix<T>;
 

@@ -1,7 +1,8 @@
 // must say: (cannot convert|could not convert|no viable conversion|no known conversion|no matching function)
 #include <gptq/core/matrix.hpp>
 
-gptq::index_t rows_on_device(gptq::matrix_view<float const, gptq::memory_space::device> m) { return m.rows; }
+struct device_space {};
+gptq::index_t rows_on_device(gptq::matrix_view<float const, device_space> m) { return m.rows; }
 
 gptq::index_t rows(gptq::matrix<float>& m) {
 #ifdef WRONG

@@ -57,7 +57,7 @@ TEMPLATE_TEST_CASE("hessian: the Gram matrix of every input type, in batches of 
       l.x.data()[i] = gptq::to_float(narrow.data()[i]);
     }
     auto const x = test::to_backend(b, narrow);
-    gptq::matrix_view<TestType const, backend::space> const all = x;
+    gptq::view_of<backend, TestType const> const all = x;
     gptq::hessian<backend> h(b, in);
     h.add(all.row_range(0, 1));
     h.add(all.row_range(1, 0));
@@ -94,7 +94,7 @@ TEST_CASE("hessian: batches with NaN or Inf are refused by number, or dropped an
     CHECK(lenient.dropped_batches() == 1);
     CHECK(lenient.tokens() == 64);
     auto const w = test::to_backend(b, l.w);
-    gptq::matrix_view<float const, backend::space> const view = w;
+    gptq::view_of<backend, float const> const view = w;
     CHECK(gptq::quantize_stack(b, view, lenient, gptq::w4g128).linear.report.dropped_chunks == 1);
   }
   gptq::hessian<backend> h(b, 31);
@@ -168,7 +168,7 @@ TEST_CASE("ladder: each repair is in the report") {
   backend b;
   auto const l = test::make_layer(8, 64, 300, 3);
   auto const w = test::to_backend(b, l.w);
-  gptq::matrix_view<float const, backend::space> const view = w;
+  gptq::view_of<backend, float const> const view = w;
   gptq::quant_spec const spec{.group_size = 32};
 
   SECTION("no token: rounded to nearest") {
@@ -191,7 +191,7 @@ TEST_CASE("ladder: each repair is in the report") {
   SECTION("fewer tokens than inputs: solved, with a warning") {
     gptq::hessian<backend> h(b, 64);
     auto const x = test::to_backend(b, l.x);
-    h.add(gptq::matrix_view<float const, backend::space>(x).row_range(0, 20));
+    h.add(gptq::view_of<backend, float const>(x).row_range(0, 20));
     auto const r = gptq::quantize_stack(b, view, h, spec).linear.report;
     CHECK(r.status == outcome::few_tokens);
     CHECK_FALSE(gptq::is_fallback(r.status));
@@ -274,7 +274,7 @@ TEST_CASE("quantize: weights that can't be quantized are refused; scales too sma
   h.add(test::to_backend(b, l.x));
   auto const status = [&](gptq::quantize_options const& o = {}) {
     auto const w = test::to_backend(b, l.w);
-    gptq::matrix_view<float const, backend::space> const view = w;
+    gptq::view_of<backend, float const> const view = w;
     return gptq::quantize_stack(b, view, h, {.group_size = 32}, o).linear.report;
   };
   CHECK(status().scale_underflows == 0);
@@ -294,7 +294,7 @@ TEST_CASE("quantize: weights that can't be quantized are refused; scales too sma
     gptq::matrix<float> narrow(4, 63);
     std::fill_n(narrow.data(), narrow.size(), 0.0f);
     auto const w = test::to_backend(b, narrow);
-    gptq::matrix_view<float const, backend::space> const view = w;
+    gptq::view_of<backend, float const> const view = w;
     CHECK_THROWS_AS(gptq::quantize_stack(b, view, h, gptq::w4g128), gptq::shape_error);
   }
 }

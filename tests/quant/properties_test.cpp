@@ -23,7 +23,7 @@ solved solve(gptq::matrix<float> const& weight, gptq::matrix<float> const& input
   gptq::hessian<backend> h(b, inputs.cols());
   h.add(test::to_backend(b, inputs));
   auto const w = test::to_backend(b, weight);
-  gptq::matrix_view<float const, backend::space> const view = w;
+  gptq::view_of<backend, float const> const view = w;
   auto const q = gptq::quantize_stack(b, view, h, spec, options).linear;
   return {test::to_host<std::uint8_t>(b, q.codes), test::to_host<float>(b, q.scales), q.report};
 }

@@ -69,7 +69,7 @@ struct seen {
   seen(B& b, moved_layer const& m) : h(b, m.base.x.cols()), moved(b, m.base.x.cols(), m.r.cols(), m.base.x.rows()) {
     auto const x = test::to_backend(b, m.base.x), xf = test::to_backend(b, m.x_float);
     auto const r = test::to_backend(b, m.r), rf = test::to_backend(b, m.r_float);
-    using view = gptq::matrix_view<float const, B::space>;
+    using view = gptq::view_of<B, float const>;
     h.add(view(x));
     moved.add(view(x), view(xf));
     moved.add_residual(view(x), view(r), view(rf));
@@ -84,7 +84,7 @@ gptq::matrix<float> target_of(moved_layer const& m, quant_spec const& spec, gptq
   seen<B> s(b, m);
   auto const f = gptq::factorize(b, s.h, spec, {});
   auto const w = test::to_backend(b, m.base.w);
-  gptq::matrix_view<float const, B::space> const view = w;
+  gptq::view_of<B, float const> const view = w;
   return test::to_host<float>(b, gptq::shifted_target(b, view, f, s.moved, shift));
 }
 
@@ -115,7 +115,7 @@ template <class B>
 gptq::quantized_stack<B> solve(B& b, seen<B> const& s, moved_layer const& m, quant_spec const& spec,
                                gptq::quantize_options const& options, gptq::shift_options const& shift) {
   auto const w = test::to_backend(b, m.base.w);
-  gptq::matrix_view<float const, B::space> const view = w;
+  gptq::view_of<B, float const> const view = w;
   return shift.any() ? gptq::quantize_stack(b, view, s.h, s.moved, shift, spec, options)
                      : gptq::quantize_stack(b, view, s.h, spec, options);
 }
@@ -303,7 +303,7 @@ TEST_CASE("refine: asked for without a Hessian it is refused, and shapes that di
   seen<test::backend> const s(b, m);
   auto const f = gptq::factorize(b, s.h, quant_spec{}, {});
   auto const w = test::to_backend(b, m.base.w);
-  gptq::matrix_view<float const, test::backend::space> const view = w;
+  gptq::view_of<test::backend, float const> const view = w;
   gptq::quantize_options options;
   options.sweeps = 1;
   CHECK_THROWS_AS(gptq::quantize_stack(b, view, f, quant_spec{}, options), gptq::shape_error);

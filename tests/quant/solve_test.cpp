@@ -28,7 +28,7 @@ run solve_both(test::layer const& l, quant_spec const& spec, gptq::quantize_opti
   h.add(x);
   auto const w = test::to_backend(b, l.w);
   auto const f = gptq::factorize(b, h, spec, options);
-  gptq::matrix_view<float const, B::space> const view = w;
+  gptq::view_of<B, float const> const view = w;
   auto solved = gptq::quantize_stack(b, view, f, spec, options);
   run r;
   r.linear.spec = spec;

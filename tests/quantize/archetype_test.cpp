@@ -16,8 +16,10 @@ using gptq::index_t;
 using gptq::matrix;
 using gptq::matrix_view;
 
+struct device_space {};  // a backend's own tag
+
 template <class T>
-using device_view = matrix_view<T, gptq::memory_space::device>;
+using device_view = matrix_view<T, device_space>;
 
 template <class T>
 class device_matrix {
@@ -36,7 +38,7 @@ class device_matrix {
 /// Each verb rounds its results to bfloat16 and computes in float.
 class archetype {
  public:
-  static constexpr gptq::memory_space space = gptq::memory_space::device;
+  using space = device_space;
   using activation = bfloat16;
   template <class T>
   using matrix_type = device_matrix<T>;

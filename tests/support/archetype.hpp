@@ -32,7 +32,7 @@ class archetype_matrix {
 
 struct archetype {
   using scalar = double;
-  static constexpr gptq::memory_space space = gptq::memory_space::host;
+  using space = gptq::host_space;
   template <class T>
   using matrix_type = archetype_matrix<T>;
   using index_t = gptq::index_t;

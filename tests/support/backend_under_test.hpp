@@ -27,7 +27,7 @@ gptq::matrix_of<B, T> to_backend(B& b, gptq::matrix<T> const& m) {
 template <class T, class B, class Matrix>
 gptq::matrix<T> to_host(B& b, Matrix const& m) {
   gptq::matrix<T> result(m.rows(), m.cols());
-  b.download(gptq::matrix_view<T const, B::space>(m), result.view());
+  b.download(gptq::view_of<B, T const>(m), result.view());
   return result;
 }
 

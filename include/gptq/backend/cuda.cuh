@@ -37,7 +37,7 @@ inline constexpr std::size_t cuda_overhead_bytes = std::size_t(1) << 30;
 class cuda_backend {
  public:
   using scalar = float;
-  static constexpr memory_space space = memory_space::device;
+  using space = cuda_space;
   template <class T>
   using matrix_type = device_matrix<T>;
   template <class T>

@@ -20,7 +20,7 @@ template <class Scalar>
 class basic_host_backend {
  public:
   using scalar = Scalar;
-  static constexpr memory_space space = memory_space::host;
+  using space = host_space;
   template <class T>
   using matrix_type = matrix<T>;
 

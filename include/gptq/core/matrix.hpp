@@ -23,13 +23,16 @@ inline namespace v0 {
 /// Sizes and positions; signed, as in Eigen, BLAS and OpenMP.
 using index_t = std::ptrdiff_t;
 
-enum class memory_space : unsigned char { host, device };
+/// Memory that this process reads and writes as it is. A backend whose matrices lie elsewhere has a tag of its own, so
+/// that its views don't pass for another's.
+struct host_space {};
 
 /// A non-owning view of rows × cols elements.
-template <class T, memory_space Space = memory_space::host>
+///   Space  the tag of the memory that it lies in
+template <class T, class Space = host_space>
 struct matrix_view {
   using value_type = T;
-  static constexpr memory_space space = Space;
+  using space = Space;
 
   T* data = nullptr;
   index_t rows = 0;

@@ -20,7 +20,7 @@ inline namespace v0 {
 enum class precision : unsigned char { native, fp64 };
 
 template <class B, class T>
-using view_of = matrix_view<T, B::space>;
+using view_of = matrix_view<T, typename B::space>;
 template <class B, class T>
 using matrix_of = typename B::template matrix_type<T>;
 

@@ -31,13 +31,13 @@ class hessian {
   /// `sequences` counts for the reference's scale only. Padding must not be in x. Throws shape_error for a wrong width,
   /// numeric_error naming the batch for NaN or Inf unless they are to be dropped.
   template <class T>
-  void add(matrix_view<T, Backend::space> x, index_t sequences = 1) {
+  void add(view_of<Backend, T> x, index_t sequences = 1) {
     if (x.cols != in_features())
       throw shape_error("hessian: inputs have " + std::to_string(x.cols) + " columns, the layer reads " +
                         std::to_string(in_features()));
     ++batches_;
     if (x.rows == 0) return;
-    matrix_view<T const, Backend::space> const inputs = x;
+    view_of<Backend, T const> const inputs = x;
     if (!backend_->all_finite(inputs)) {
       if (policy_ == non_finite::refuse)
         throw numeric_error("hessian: NaN or Inf in the inputs of calibration batch " + std::to_string(batches_ - 1));

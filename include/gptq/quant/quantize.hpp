@@ -250,7 +250,7 @@ quantized_stack<B> solve_checked(Width width, B& b, solve_input<B, W> const& inp
 
 /// `moved` may be null.
 template <class Width, quantize_backend B, class W>
-quantized_stack<B> factor_and_solve(Width width, B& b, matrix_view<W, B::space> weight, hessian<B> const& h,
+quantized_stack<B> factor_and_solve(Width width, B& b, view_of<B, W> weight, hessian<B> const& h,
                                     std::type_identity_t<drift<B> const*> moved, shift_options const& shift,
                                     quant_spec const& spec, quantize_options const& options,
                                     std::span<std::int32_t const> order) {
@@ -278,7 +278,7 @@ quantized_stack<B> factor_and_solve(Width width, B& b, matrix_view<W, B::space> 
 /// same order and grouping. Layers that read the same input are stacked along `out`: rows are independent given the factor.
 /// Cost out·in² multiply-adds, three times that with `measure`. Throws shape_error, numeric_error.
 template <quantize_backend B, class W>
-quantized_stack<B> quantize_stack(B& b, matrix_view<W, B::space> weight, factor<B> const& f, quant_spec const& spec,
+quantized_stack<B> quantize_stack(B& b, view_of<B, W> weight, factor<B> const& f, quant_spec const& spec,
                                   quantize_options const& options = {}) {
   check_spec(spec);
   detail::solve_input<B, std::remove_const_t<W>> const input{.weight = weight, .f = f};
@@ -288,7 +288,7 @@ quantized_stack<B> quantize_stack(B& b, matrix_view<W, B::space> weight, factor<
 /// The whole of it: factor, solve, and once more with an fp64 factor if the result is not finite. `order`, if given,
 /// replaces the order that the Hessian suggests.
 template <quantize_backend B, class W>
-quantized_stack<B> quantize_stack(B& b, matrix_view<W, B::space> weight, hessian<B> const& h, quant_spec const& spec,
+quantized_stack<B> quantize_stack(B& b, view_of<B, W> weight, hessian<B> const& h, quant_spec const& spec,
                                   quantize_options const& options = {}, std::span<std::int32_t const> order = {}) {
   check_spec(spec);
   return detail::factor_and_solve(detail::any_spec{}, b, weight, h, nullptr, {}, spec, options, order);
@@ -296,7 +296,7 @@ quantized_stack<B> quantize_stack(B& b, matrix_view<W, B::space> weight, hessian
 
 /// The same with the inputs of the float model beside those of the quantized one: aims at `shifted_target`.
 template <refining_backend B, class W>
-quantized_stack<B> quantize_stack(B& b, matrix_view<W, B::space> weight, hessian<B> const& h, drift<B> const& moved,
+quantized_stack<B> quantize_stack(B& b, view_of<B, W> weight, hessian<B> const& h, drift<B> const& moved,
                                   shift_options const& shift, quant_spec const& spec,
                                   quantize_options const& options = {}) {
   check_spec(spec);

@@ -56,10 +56,10 @@ class drift {
 
   /// Inputs of the quantized and of the float model [tokens × in]; a type with the precision of either.
   template <class T>
-  void add(matrix_view<T const, B::space> x, matrix_view<T const, B::space> x_float) {
+  void add(view_of<B, T const> x, view_of<B, T const> x_float) {
     check(x, x_float, cross_.rows());
     auto const moved = difference(x_float, x);
-    matrix_view<T const, B::space> const by = moved;
+    view_of<B, T const> const by = moved;
     if (!backend_->all_finite(by)) throw numeric_error("drift: NaN or Inf in the inputs of the float model");
     backend_->add_cross(x, by, cross_);
     keep(x, x_float);
@@ -67,11 +67,10 @@ class drift {
   }
   /// The residual stream [tokens × outputs] that the layer's output is added to, of both models.
   template <class T>
-  void add_residual(matrix_view<T const, B::space> x, matrix_view<T const, B::space> r,
-                    matrix_view<T const, B::space> r_float) {
+  void add_residual(view_of<B, T const> x, view_of<B, T const> r, view_of<B, T const> r_float) {
     check(r, r_float, residual_.cols());
     auto const moved = difference(r_float, r);
-    backend_->add_cross(x, matrix_view<T const, B::space>(moved), residual_);
+    backend_->add_cross(x, view_of<B, T const>(moved), residual_);
   }
 
   [[nodiscard]] index_t in_features() const { return cross_.rows(); }
@@ -92,29 +91,27 @@ class drift {
  private:
   /// Tokens 0, every_, 2·every_, …
   template <class T>
-  void keep(matrix_view<T const, B::space> x, matrix_view<T const, B::space> x_float) {
+  void keep(view_of<B, T const> x, view_of<B, T const> x_float) {
     index_t const first = (every_ - tokens_ % every_) % every_;
     index_t const n = (std::min)((x.rows - first + every_ - 1) / every_, samples_.cols() - kept_);
     if (n <= 0) return;
-    auto const rows = [&](auto const& v) {
-      return matrix_view<T const, B::space>(v.row(first), n, v.cols, v.stride * every_);
-    };
+    auto const rows = [&](auto const& v) { return view_of<B, T const>(v.row(first), n, v.cols, v.stride * every_); };
     backend_->gather_weights(rows(x), identity_, live_, view_of<B, scalar>(samples_).col_range(kept_, n));
     backend_->gather_weights(rows(x_float), identity_, live_, view_of<B, scalar>(float_samples_).col_range(kept_, n));
     kept_ += n;
   }
   template <class T>
-  static void check(matrix_view<T const, B::space> a, matrix_view<T const, B::space> b, index_t width) {
+  static void check(view_of<B, T const> a, view_of<B, T const> b, index_t width) {
     if (a.rows != b.rows || a.cols != b.cols || a.cols != width)
       throw shape_error("drift: the two models give " + std::to_string(a.rows) + " × " + std::to_string(a.cols) +
                         " and " + std::to_string(b.rows) + " × " + std::to_string(b.cols) + ", " +
                         std::to_string(width) + " columns are expected");
   }
   template <class T>
-  matrix_of<B, T> difference(matrix_view<T const, B::space> a, matrix_view<T const, B::space> b) {
+  matrix_of<B, T> difference(view_of<B, T const> a, view_of<B, T const> b) {
     auto d = backend_->template make<T>(a.rows, a.cols);
-    backend_->copy(a, matrix_view<T, B::space>(d));
-    backend_->subtract(b, matrix_view<T, B::space>(d));
+    backend_->copy(a, view_of<B, T>(d));
+    backend_->subtract(b, view_of<B, T>(d));
     return d;
   }
 
@@ -204,8 +201,8 @@ class damped_solver {
 /// T [out × in], stored order, for weights [out × in] of which `d` says how the inputs moved. Where the Hessian has no
 /// factor T = W. Cost 2·out·in² multiply-adds. Throws shape_error.
 template <refining_backend B, class W>
-matrix_of<B, typename B::scalar> shifted_target(B& b, matrix_view<W, B::space> weight, factor<B> const& f,
-                                                drift<B> const& d, shift_options const& options) {
+matrix_of<B, typename B::scalar> shifted_target(B& b, view_of<B, W> weight, factor<B> const& f, drift<B> const& d,
+                                                shift_options const& options) {
   using scalar = typename B::scalar;
   using const_view = view_of<B, scalar const>;
   index_t const in = f.in_features(), out = weight.rows;
@@ -216,7 +213,7 @@ matrix_of<B, typename B::scalar> shifted_target(B& b, matrix_view<W, B::space> w
   if (residual && d.residual().cols() != out)
     throw shape_error("shifted_target: the residual stream has " + std::to_string(d.residual().cols()) +
                       " columns, the layer " + std::to_string(out) + " outputs");
-  matrix_view<std::remove_const_t<W> const, B::space> const w = weight;
+  view_of<B, std::remove_const_t<W> const> const w = weight;
 
   auto const identity = detail::upload_row(b, detail::counting(in));
   auto const all_live =

@@ -1,10 +1,12 @@
-// The vocabulary in device code. Runs where there is no device too: nothing is launched.
+// The vocabulary in device code, with a memory space of its own. Runs where there is no device too: nothing is launched.
 #include <gptq/core/float16.hpp>
 #include <gptq/core/matrix.hpp>
 #include <gptq/core/spec.hpp>
 
 namespace {
-__global__ void halve(gptq::matrix_view<gptq::float16, gptq::memory_space::device> m) {
+struct device_space {};
+
+__global__ void halve(gptq::matrix_view<gptq::float16, device_space> m) {
   m(0, threadIdx.x) = gptq::to_float16(0.5f * gptq::to_float(m(0, threadIdx.x)));
 }
 }  // namespace

@@ -15,8 +15,11 @@
 namespace gptq {
 inline namespace v0 {
 
+/// Memory of a CUDA device.
+struct cuda_space {};
+
 template <class T>
-using device_view = matrix_view<T, memory_space::device>;
+using device_view = matrix_view<T, cuda_space>;
 
 /// Device memory and the stream in whose order it is handed out and taken back: what is released is reused by later work
 /// without waiting for earlier work. With a budget, that much is taken at once and cut into pieces here, so that no more

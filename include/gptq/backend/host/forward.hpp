@@ -21,7 +21,7 @@ inline namespace v0 {
 template <class T>
 class basic_host_forward {
  public:
-  static constexpr memory_space space = memory_space::host;
+  using space = host_space;
   using activation = T;
   template <class U>
   using matrix_type = matrix<U>;
