@@ -10,7 +10,7 @@ for need in "${@:-build}"; do
   case $need in
     build) libraries+=(libeigen3-dev nlohmann-json3-dev libcli11-dev libfmt-dev libpcre2-dev libutf8proc-dev
                         libsentencepiece-dev) ;;
-    test) libraries+=(catch2) ;;
+    test) libraries+=(catch2) tools+=(python3:python3) ;;
     bench) libraries+=(libbenchmark-dev) ;;
     *) echo "install_packages.sh: '$need' is none of build, test, bench" >&2; exit 2 ;;
   esac

@@ -1,8 +1,6 @@
 // Quantizes one linear layer: calibration inputs and weights in, the tensors of a GPTQ checkpoint out.
 #include <gptq/backend/host.hpp>
 #include <gptq/gptq.hpp>
-#include <gptq/pack/dequantize.hpp>
-#include <gptq/pack/pack.hpp>
 
 #include <cstdio>
 #include <random>
