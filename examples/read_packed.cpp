@@ -9,7 +9,7 @@ int main() {
   gptq::index_t const in_features = 256, out_features = 64;
   // A layer to read: every weight of it is 0.5 · (code − 8), with codes that count up.
   gptq::quantized_linear made;
-  made.spec = gptq::w4g128;
+  made.spec = gptq::w4g128.format();
   made.codes = gptq::matrix<std::uint8_t>(in_features, out_features);
   made.scales = gptq::matrix<float>(2, out_features);
   made.zeros = gptq::matrix<std::uint8_t>(2, out_features);

@@ -33,7 +33,7 @@ gptq::quantized_linear solve_given(layer const& l, gptq::quant_spec const& spec,
   gptq::view_of<B, float const> const weights = w;
   auto const solved = gptq::quantize_stack(b, weights, f, spec, options).linear;
   gptq::quantized_linear q;
-  q.spec = spec;
+  q.spec = spec.format();
   q.g_idx = solved.g_idx;
   q.report = solved.report;
   q.codes = gptq::matrix<std::uint8_t>(solved.codes.rows(), solved.codes.cols());

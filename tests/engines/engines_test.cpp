@@ -42,8 +42,7 @@ using ids = std::set<std::string>;
 
 gptq_folder with_spec(gptq::quant_spec spec, gptq::checkpoint_format format = gptq::checkpoint_format::gptq) {
   gptq_folder m;
-  m.settings.base = {
-      .bits = spec.bits, .group_size = spec.group_size, .sym = spec.sym, .desc_act = gptq::scattered_groups(spec)};
+  m.settings.base = {spec.format(), gptq::scattered_groups(spec)};
   m.settings.format = format;
   m.edit("", [&](tiny_layer& l) { l.spec = spec; });
   return m;

@@ -27,7 +27,7 @@ TEST_CASE("plain settings are read, absent ones have their defaults", "[config]"
   auto const c = parse(
       R"({"bits": 3, "group_size": -1, "desc_act": true, "sym": false, "lm_head": true, "checkpoint_format": "gptq_v2",
                            "static_groups": true, "true_sequential": true, "damp_percent": 0.05})");
-  CHECK(c.base == gptq::module_settings{3, -1, false, true});
+  CHECK(c.base == gptq::module_settings{{3, -1, false}, true});
   CHECK(c.lm_head);
   CHECK(c.format == checkpoint_format::gptq_v2);
   CHECK(c.static_groups);
@@ -35,7 +35,7 @@ TEST_CASE("plain settings are read, absent ones have their defaults", "[config]"
   CHECK(c.damp_percent == 0.05);
 
   auto const d = parse(R"({"bits": 4})");
-  CHECK(d.base == gptq::module_settings{4, 128, true, false});
+  CHECK(d.base == gptq::module_settings{{4, 128, true}, false});
   CHECK(d.format == checkpoint_format::gptq);
   CHECK_FALSE(d.lm_head);
   CHECK_FALSE(d.damp_percent);
@@ -44,7 +44,7 @@ TEST_CASE("plain settings are read, absent ones have their defaults", "[config]"
 
 TEST_CASE("synonyms are read as what they mean", "[config]") {
   auto const c = parse(R"({"w_bit": 4, "q_group_size": 64, "zero_point": true, "version": "gptq_v2"})");
-  CHECK(c.base == gptq::module_settings{4, 64, false, false});
+  CHECK(c.base == gptq::module_settings{{4, 64, false}, false});
   CHECK(c.format == checkpoint_format::gptq_v2);
   CHECK(parse(R"({"bits": 8, "w_bit": 4})").base.bits == 8);
   CHECK(parse(R"({"bits": 8, "format": "gptq_v2"})").format == checkpoint_format::gptq_v2);
@@ -79,10 +79,10 @@ TEST_CASE("dynamic rules: negatives first, then the first match, anchored at the
       ".*mlp.*": {"sym": false, "desc_act": true},
       "-:.*layers\\.0\\.self_attn.*": {},
       "+:model\\.layers\\.0\\.self_attn\\.q_proj$": {"bits": 2}}})");
-  CHECK(c.settings_for("model.layers.1.mlp.down_proj") == gptq::module_settings{8, 64, true, false});
-  CHECK(c.settings_for("model.layers.1.mlp.up_proj") == gptq::module_settings{4, 128, false, true});
+  CHECK(c.settings_for("model.layers.1.mlp.down_proj") == gptq::module_settings{{8, 64, true}, false});
+  CHECK(c.settings_for("model.layers.1.mlp.up_proj") == gptq::module_settings{{4, 128, false}, true});
   CHECK_FALSE(c.settings_for("model.layers.0.self_attn.q_proj"));
-  CHECK(c.settings_for("model.layers.1.self_attn.q_proj") == gptq::module_settings{4, 128, true, false});
+  CHECK(c.settings_for("model.layers.1.self_attn.q_proj") == gptq::module_settings{{4, 128, true}, false});
   CHECK(c.settings_for("mlp.down_projection")->bits == 8);  // anchored at the start only
   auto const anchored = parse(R"({"bits": 4, "dynamic": {"-:layers": {}}})");
   CHECK(anchored.settings_for("model.layers.0"));
@@ -190,7 +190,7 @@ TEST_CASE("settings of real checkpoints are read", "[config]") {
        {format / "wizard-mega-13b-autogptq/quantize_config.json",
         format / "llama2-13b-autogptq/quantization_config.json", format / "Qwen-VL-Chat-Int4/quantize_config.json"}) {
     auto const c = read(file);
-    CHECK(c.base == gptq::module_settings{4, 128, true, false});
+    CHECK(c.base == gptq::module_settings{{4, 128, true}, false});
     CHECK(c.damp_percent == 0.01);
     CHECK(c.true_sequential);
   }
@@ -203,11 +203,11 @@ TEST_CASE("settings of real checkpoints are read", "[config]") {
     auto const folder = test::shared_dir() / "fixtures" / name;
     return *gptq::read_quantization_config(folder, gptq::read_json(folder / "config.json"));
   };
-  CHECK(fixture("gptqmodel-w2g64-asym-v2").base == gptq::module_settings{2, 64, false, false});
+  CHECK(fixture("gptqmodel-w2g64-asym-v2").base == gptq::module_settings{{2, 64, false}, false});
   CHECK(fixture("gptqmodel-w2g64-asym-v2").format == checkpoint_format::gptq_v2);
-  CHECK(fixture("gptqmodel-w4g32-desc-act").base == gptq::module_settings{4, 32, true, true});
+  CHECK(fixture("gptqmodel-w4g32-desc-act").base == gptq::module_settings{{4, 32, true}, true});
   CHECK(fixture("gptqmodel-w4g128").damp_percent == 0.05);
   auto const partial = fixture("gptqmodel-w4g128-partial");
   CHECK_FALSE(partial.settings_for("model.layers.0.self_attn.k_proj"));
-  CHECK(partial.settings_for("model.layers.2.mlp.down_proj") == gptq::module_settings{8, 64, true, false});
+  CHECK(partial.settings_for("model.layers.2.mlp.down_proj") == gptq::module_settings{{8, 64, true}, false});
 }

@@ -15,7 +15,7 @@ using gptq::index_t;
 gptq::quantized_linear sample(index_t in, index_t out, int bits, int group_size) {
   std::mt19937 random(static_cast<unsigned>(in + out + bits));
   gptq::quantized_linear q;
-  q.spec = {.bits = bits, .group_size = group_size, .sym = false, .order = gptq::column_order::desc_act};
+  q.spec = {.bits = bits, .group_size = group_size, .sym = false};
   index_t const groups = gptq::group_count(in, group_size);
   q.codes = gptq::matrix<std::uint8_t>(in, out);
   q.scales = gptq::matrix<float>(groups, out);

@@ -106,6 +106,24 @@ TEST_CASE("a range of outputs packs as if it had been a layer of its own", "[pac
   CHECK_THROWS_AS(gptq::pack(q, checkpoint_format::gptq, -1, 2), gptq::shape_error);
 }
 
+TEST_CASE("group sizes that the solver does not make pack all the same: files hold them", "[pack]") {
+  int const group_size = GENERATE(1, 5, 48);
+  auto const q = test::random_linear(96, 8, {.bits = 4, .group_size = group_size, .sym = false});
+  auto const p = gptq::pack(q, checkpoint_format::gptq_v2);
+  auto const again = gptq::pack(gptq::unpack(p), checkpoint_format::gptq_v2);
+  CHECK(equal(again.qweight, p.qweight));
+  CHECK(equal(again.qzeros, p.qzeros));
+  CHECK(again.g_idx == p.g_idx);
+}
+
+TEST_CASE("widths and group sizes that nothing has are refused", "[pack]") {
+  auto q = test::random_linear(96, 8, {.bits = 4, .group_size = 48});
+  q.spec.bits = 5;
+  CHECK_THROWS_WITH(gptq::pack(q, checkpoint_format::gptq), test::contains("bits"));
+  q.spec = {.bits = 4, .group_size = 0};
+  CHECK_THROWS_WITH(gptq::pack(q, checkpoint_format::gptq), test::contains("group_size"));
+}
+
 TEST_CASE("scales are rounded to float16, and refused where that loses them", "[pack]") {
   auto q = test::random_linear(32, 4, {.bits = 4, .group_size = 32});
   q.scales(0, 1) = 0.1f;

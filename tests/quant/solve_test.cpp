@@ -31,7 +31,7 @@ run solve_both(test::layer const& l, quant_spec const& spec, gptq::quantize_opti
   gptq::view_of<B, float const> const view = w;
   auto solved = gptq::quantize_stack(b, view, f, spec, options);
   run r;
-  r.linear.spec = spec;
+  r.linear.spec = spec.format();
   r.linear.codes = test::to_host<std::uint8_t>(b, solved.linear.codes);
   r.linear.scales = test::to_host<float>(b, solved.linear.scales);
   r.linear.zeros = test::to_host<std::uint8_t>(b, solved.linear.zeros);

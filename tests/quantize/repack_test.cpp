@@ -49,7 +49,7 @@ void check_same(std::filesystem::path const& a, std::filesystem::path const& b) 
 
 gptq_folder model_of(gptq::quant_spec spec, checkpoint_format format, int zero = -1) {
   gptq_folder m;
-  m.settings.base = {spec.bits, spec.group_size, spec.sym, gptq::scattered_groups(spec)};
+  m.settings.base = {spec.format(), gptq::scattered_groups(spec)};
   m.settings.format = format;
   m.edit("", [&](tiny_layer& l) {
     l.spec = spec;
@@ -170,7 +170,7 @@ TEST_CASE("repack: settings in the spellings of AutoGPTQ, optimum and others are
     if (std::filesystem::exists(entry.path() / "config.json")) config = gptq::read_json(entry.path() / "config.json");
     auto const settings = gptq::read_quantization_config(entry.path(), config);
     REQUIRE(settings);
-    CHECK(settings->base == gptq::module_settings{4, 128, true, false});
+    CHECK(settings->base == gptq::module_settings{{4, 128, true}, false});
     CHECK(settings->format == checkpoint_format::gptq);
   }
 }

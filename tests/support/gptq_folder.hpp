@@ -80,7 +80,7 @@ struct gptq_folder {
       return;
     }
     gptq::quantized_linear q;
-    q.spec = l.spec;
+    q.spec = l.spec.format();
     gptq::index_t const groups = gptq::group_count(l.inputs, l.spec.group_size);
     q.codes = gptq::matrix<std::uint8_t>(l.inputs, l.outputs);
     for (gptq::index_t i = 0; i < q.codes.size(); ++i)

@@ -16,7 +16,7 @@ inline gptq::quantized_linear random_linear(gptq::index_t in, gptq::index_t out,
   unsigned const top = (1u << spec.bits) - 1;
   gptq::index_t const groups = gptq::group_count(in, spec.group_size);
   gptq::quantized_linear q;
-  q.spec = spec;
+  q.spec = spec.format();
   q.codes = gptq::matrix<std::uint8_t>(in, out);
   q.scales = gptq::matrix<float>(groups, out);
   q.zeros = gptq::matrix<std::uint8_t>(groups, out);

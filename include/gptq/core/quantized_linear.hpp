@@ -15,7 +15,7 @@ inline namespace v0 {
 /// Rows of `codes` are inputs in stored order, columns are outputs: the layout that packed words have.
 template <class Codes, class Scales>
 struct basic_quantized_linear {
-  quant_spec spec;
+  layer_format spec;
   Codes codes;                      ///< [in × out], 0 … 2^bits − 1
   Scales scales;                    ///< [groups × out], positive
   Codes zeros;                      ///< [groups × out]

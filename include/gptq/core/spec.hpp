@@ -1,4 +1,8 @@
-/// What a weight is quantized to: one structural value, usable as a template argument and at run time.
+/// What a linear layer is quantized to. `layer_format` is what a file says of it; `quant_spec` adds what only the solve
+/// needs to know, as one structural value that is a template argument or a run-time value:
+///
+///   constexpr gptq::quant_spec spec{.bits = 4, .group_size = 128, .order = gptq::column_order::group_aware};
+///   auto q = gptq::quantize<spec>(backend, weight, hessian);
 #pragma once
 
 #include <gptq/core/error.hpp>
@@ -15,13 +19,25 @@ enum class column_order : unsigned char {
   group_aware,  ///< by falling diagonal inside each group and group by group (arXiv 2505.14638); g_idx stays trivial
 };
 
-/// The widths, the grouping and the order of one quantized linear layer.
-struct quant_spec {
+/// The codes and grids of one quantized linear layer, as files declare them.
+struct layer_format {
   int bits = 4;          ///< 2, 3, 4 or 8
-  int group_size = 128;  ///< inputs that share scale and zero; -1 is one group a row
+  int group_size = 128;  ///< inputs that share scale and zero point; -1 is one group a row
   bool sym = true;       ///< the zero point is fixed at 2^(bits-1)
+
+  friend constexpr bool operator==(layer_format const&, layer_format const&) = default;
+};
+
+/// What one linear layer is quantized to, and in which order of its columns.
+struct quant_spec {
+  int bits = 4;  ///< these three: see layer_format
+  int group_size = 128;
+  bool sym = true;
   column_order order = column_order::natural;
   bool static_groups = false;  ///< groups and their grids are fixed before the pass, in stored order
+
+  /// What a file says of the result.
+  [[nodiscard]] constexpr layer_format format() const { return {bits, group_size, sym}; }
 
   friend constexpr bool operator==(quant_spec const&, quant_spec const&) = default;
 };
@@ -46,7 +62,15 @@ struct checked_spec {
   static constexpr quant_spec value = Spec;
 };
 
-/// The same check at run time. Throws shape_error.
+/// Refuses widths that no code has and group sizes that are neither -1 nor positive: all that packing needs. Files may
+/// hold group sizes that the solver does not make. Throws shape_error.
+inline void check_layer_format(layer_format const& f) {
+  if (!valid_bits(f.bits)) throw shape_error("bits must be 2, 3, 4 or 8, not " + std::to_string(f.bits));
+  if (f.group_size != -1 && f.group_size < 1)
+    throw shape_error("group_size must be -1 or positive, not " + std::to_string(f.group_size));
+}
+
+/// The check of checked_spec at run time. Throws shape_error.
 inline void check_spec(quant_spec const& s) {
   if (!valid_bits(s.bits)) throw shape_error("bits must be 2, 3, 4 or 8, not " + std::to_string(s.bits));
   if (!valid_group_size(s.group_size))

@@ -170,7 +170,7 @@ inline bool one_of(index_t x, std::initializer_list<int> list) {
 
 inline std::string times(index_t x, char const* what) { return std::to_string(x) + " " + what; }
 
-inline std::string describe(module_settings const& s) {
+inline std::string describe(layer_format const& s) {
   return std::to_string(s.bits) + " bit g" + std::to_string(s.group_size) + (s.sym ? " sym" : " asym");
 }
 

@@ -21,9 +21,7 @@ inline void check_keys(served_model const& m, rule_report& r, std::initializer_l
 inline void check_siblings(served_model const& m, rule_report& r) {
   each_sibling(m, [&](fused_layer const& fused, served_linear const& a, served_linear const& b) {
     auto const says = [](served_linear const& l) { return l.quantized ? describe(l.settings) : std::string("float"); };
-    auto const differ = [](module_settings const& x, module_settings const& y) {
-      return x.bits != y.bits || x.group_size != y.group_size || x.sym != y.sym;
-    };
+    auto const differ = [](layer_format const& x, layer_format const& y) { return x != y; };
     if (a.quantized != b.quantized || (a.quantized && differ(a.settings, b.settings)))
       r.add(b.name, says(b) + ", but " + a.name + " is " + says(a) + ": both are in " + std::string(fused.name));
   });

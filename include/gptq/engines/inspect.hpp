@@ -30,7 +30,7 @@ struct module_facts {
   std::vector<std::int64_t> shape;  ///< of the weight; [out, in] for quantized ones
   bool bias = false;
   std::uint64_t bytes = 0;
-  quant_spec spec;  ///< from here on: quantized modules that can be read
+  layer_format spec;  ///< from here on: quantized modules that can be read
   index_t groups = 0;
   bool has_g_idx = false;
   bool scattered = false;

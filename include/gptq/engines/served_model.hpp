@@ -103,10 +103,8 @@ inline served_model served(checkpoint_reader const& reader, inspection const& fo
     if (f.quantized) {
       auto const declared = m.quantization.settings_for(f.name);
       bool const sym = f.lowest_zero == f.highest_zero && f.lowest_zero == 1 << (f.spec.bits - 1);
-      l.settings = {.bits = f.spec.bits,
-                    .group_size = f.spec.group_size,
-                    .sym = f.spec.sym && sym,
-                    .desc_act = declared && declared->desc_act};
+      l.settings = {f.spec, declared && declared->desc_act};
+      l.settings.sym = f.spec.sym && sym;
       l.scattered = f.scattered;
       l.has_g_idx = f.has_g_idx;
       l.zero_points_of_0 = f.lowest_zero == 0;

@@ -83,7 +83,7 @@ inline quantization_config parse_compressed_tensors(json const& object, std::str
   return out;
 }
 
-inline json compressed_group(std::vector<std::string> targets, module_settings const& s) {
+inline json compressed_group(std::vector<std::string> targets, layer_format const& s) {
   json weights = {{"num_bits", s.bits},
                   {"type", "int"},
                   {"symmetric", s.sym},
@@ -107,8 +107,9 @@ inline json compressed_tensors_json(quantization_config const& c) {
       ignore.push_back(target);
       continue;
     }
-    module_settings const s = {rule.bits.value_or(c.base.bits), rule.group_size.value_or(c.base.group_size),
-                               rule.sym.value_or(c.base.sym), false};
+    layer_format const s = {.bits = rule.bits.value_or(c.base.bits),
+                            .group_size = rule.group_size.value_or(c.base.group_size),
+                            .sym = rule.sym.value_or(c.base.sym)};
     groups["group_" + std::to_string(groups.size())] = compressed_group({target}, s);
   }
   return {{"quant_method", "compressed-tensors"}, {"format", "pack-quantized"},  {"quantization_status", "compressed"},

@@ -16,12 +16,9 @@
 namespace gptq {
 inline namespace v0 {
 
-/// What one module is quantized to.
-struct module_settings {
-  int bits = 4;
-  int group_size = 128;
-  bool sym = true;
-  bool desc_act = false;
+/// What a folder declares of one module.
+struct module_settings : layer_format {
+  bool desc_act = false;  ///< readers need g_idx
 
   friend bool operator==(module_settings const&, module_settings const&) = default;
 };
@@ -44,8 +41,10 @@ struct quantization_config {
     dynamic_rule const* const rule = matching_rule(dynamic, module);
     if (!rule) return base;
     if (rule->keep_float) return std::nullopt;
-    return module_settings{rule->bits.value_or(base.bits), rule->group_size.value_or(base.group_size),
-                           rule->sym.value_or(base.sym), rule->desc_act.value_or(base.desc_act)};
+    return module_settings{{.bits = rule->bits.value_or(base.bits),
+                            .group_size = rule->group_size.value_or(base.group_size),
+                            .sym = rule->sym.value_or(base.sym)},
+                           rule->desc_act.value_or(base.desc_act)};
   }
 };
 

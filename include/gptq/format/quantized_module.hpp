@@ -37,7 +37,7 @@ inline std::string to_string(problem const& p) { return p.rule + " " + detail::p
 /// Its tensors lie in the checkpoint that it was read from; those of compressed-tensors are transposed copies.
 struct quantized_module {
   std::string name;
-  packed_view tensors;                            ///< spec.order: desc_act if g_idx is scattered
+  packed_view tensors;                            ///< in the layout of gptq files
   std::shared_ptr<transposed_tensors const> own;  ///< of compressed-tensors
   dtype scales = dtype::f16;
   bool has_g_idx = false;
@@ -179,7 +179,7 @@ class module_check {
   bool find_groups() {
     packed_view& t = out_.tensors;
     auto const settings = config_.settings_for(name_);
-    quant_spec& spec = t.spec;
+    layer_format& spec = t.spec;
     spec.group_size = settings ? settings->group_size : config_.base.group_size;
     spec.sym = settings ? settings->sym : config_.base.sym;
     std::vector<std::int64_t> members(static_cast<std::size_t>(t.groups));
@@ -210,7 +210,6 @@ class module_check {
       }
     }
     out_.scattered = scattered(g_idx, spec.group_size);
-    spec.order = out_.scattered ? column_order::desc_act : column_order::natural;
     std::int64_t const g = spec.group_size == -1 ? t.in_features : spec.group_size;
     for (std::size_t r = 0; g_idx_ && r < members.size(); ++r) {
       std::int64_t const expected = r + 1 < members.size() ? g : t.in_features - g * (t.groups - 1);

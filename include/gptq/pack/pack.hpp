@@ -41,7 +41,7 @@ inline void check_groups(std::vector<std::int32_t> const& g_idx, index_t groups)
 /// Throws numeric_error if a scale is not a positive finite number in float16, or if the format is v1 and a zero point
 /// is 0 (which v1 can't express: use gptq_v2, or constrain the solver); shape_error if sizes do not fit.
 inline packed_linear pack(quantized_linear const& q, checkpoint_format format, index_t first, index_t count) {
-  check_spec(q.spec);
+  check_layer_format(q.spec);
   detail::check_sizes(q);
   if (first < 0 || count < 0 || first > q.out_features() - count)
     throw shape_error("pack: outputs [" + std::to_string(first) + ", +" + std::to_string(count) + ") of " +

@@ -26,7 +26,7 @@ constexpr char const* to_string(checkpoint_format f) {
 
 /// The tensors of one layer, owned; always in the layout of GPTQ files.
 struct packed_linear {
-  quant_spec spec;
+  layer_format spec;
   checkpoint_format format = checkpoint_format::gptq;
   index_t in_features = 0;
   index_t out_features = 0;
@@ -40,7 +40,7 @@ enum class scale_type : unsigned char { f16, bf16, f32 };
 
 /// The same tensors wherever they lie, at any alignment: in a packed_linear, in a mapped file, in an engine's buffers.
 struct packed_view {
-  quant_spec spec;
+  layer_format spec;
   checkpoint_format format = checkpoint_format::gptq;
   index_t in_features = 0;
   index_t out_features = 0;

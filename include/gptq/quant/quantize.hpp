@@ -105,7 +105,7 @@ quantized_stack<B> solve_all(Width width, B& b, solve_input<B, W> const& input, 
 
   quantized_stack<B> result;
   auto& linear = result.linear;
-  linear.spec = spec;
+  linear.spec = spec.format();
   linear.report = f.report;
   linear.g_idx = group_index(spec, f.host_order);
   linear.codes = b.template make<std::uint8_t>(in, out);

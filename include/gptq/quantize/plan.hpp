@@ -21,9 +21,7 @@ namespace gptq {
 inline namespace v0 {
 
 /// A spec as the settings of a folder say it.
-inline module_settings settings_of(quant_spec const& s) {
-  return {.bits = s.bits, .group_size = s.group_size, .sym = s.sym, .desc_act = scattered_groups(s)};
-}
+inline module_settings settings_of(quant_spec const& s) { return {s.format(), scattered_groups(s)}; }
 
 /// "4 bits, group_size 128, sym", or "float"
 inline std::string describe(std::optional<quant_spec> const& s) {

@@ -130,7 +130,7 @@ class packing {
   packing(std::shared_ptr<cuda_context> c, device_linear const& q, checkpoint_format format, index_t first,
           index_t count)
       : c_(std::move(c)) {
-    check_spec(q.spec);
+    check_layer_format(q.spec);
     if (first < 0 || count < 0 || first > q.out_features() - count)
       throw shape_error("pack: outputs [" + std::to_string(first) + ", +" + std::to_string(count) + ") of " +
                         std::to_string(q.out_features()));
