@@ -18,6 +18,7 @@
 namespace gptq {
 inline namespace v0 {
 
+/// One meeting serves one run_workers; every worker calls it from its own thread.
 class meeting {
  public:
   /// What a worker brings to the barrier.

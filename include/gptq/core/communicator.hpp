@@ -57,6 +57,7 @@ struct tree_node {
 /// Which elements of a matrix are summed; the others are neither read nor written.
 enum class summed_part : unsigned char { all, lower_triangle };
 
+/// What a worker tells the others in `agree`.
 enum class worker_state : unsigned char { ok, failed };
 
 /// How a worker stands. In rising order of state: the worst is everybody's.
