@@ -11,7 +11,7 @@ void gemm(benchmark::State& state) {
   gptq::host_backend b;
   b.fill(y, 0.0f);
   for (auto _ : state) {
-    b.multiply_add(1.0f, a.view(), x.view(), y.view());
+    b.multiply_add(1.0f, a.view(), gptq::transpose::no, x.view(), y.view());
     benchmark::ClobberMemory();
   }
   bench::count_flops(state, 2.0 * static_cast<double>(n) * static_cast<double>(n) * static_cast<double>(n));

@@ -67,8 +67,8 @@ struct plain_backend {
   }
   void fill(plain_matrix<float>& x, float value) { fill(view<float>(x), value); }
   void copy(view<float const> from, view<float> to) { copy_elements(from, to); }
-  void add(view<float const> x, view<float> y) {
-    each(y, [&](index_t r, index_t c) { y(r, c) += x(r, c); });
+  void add(float alpha, view<float const> x, view<float> y) {
+    each(y, [&](index_t r, index_t c) { y(r, c) += alpha * x(r, c); });
   }
 
   // The Hessian: what was seen, and its factor.
@@ -87,39 +87,22 @@ struct plain_backend {
         gram(r, c) += static_cast<float>(sum);
       }
   }
-  std::vector<double> diagonal(view<float const> gram) {
-    std::vector<double> d;
-    for (index_t i = 0; i < gram.rows; ++i) d.push_back(gram(i, i));
-    return d;
-  }
-  void gather_hessian(view<float const> gram, view<std::int32_t const> order, double scale, view<float const> diagonal,
-                      view<float> out) {
-    index_t const last = gram.rows - 1;
-    for (index_t p = 0; p <= last; ++p)
-      for (index_t r = 0; r <= p; ++r) {
-        index_t const a = order(0, last - p), b = order(0, last - r);
-        out(p, r) = r == p ? diagonal(0, last - p) : static_cast<float>(scale * gram(std::max(a, b), std::min(a, b)));
-      }
-  }
-  bool cholesky(view<float> a, gptq::precision) {  // sums in double serve both precisions
-    for (index_t i = 0; i < a.rows; ++i)
-      for (index_t j = 0; j <= i; ++j) {
-        double s = a(i, j);
-        for (index_t k = 0; k < j; ++k) s -= double(a(i, k)) * double(a(j, k));
+  // H = V·Vᵀ, V upper triangular, from its last column to its first; f(j, i) holds V(i, j) until the pivots divide it.
+  // Sums in double serve both precisions.
+  bool factorize_hessian(view<float const> gram, view<std::int32_t const> order, double scale,
+                         view<float const> diagonal, gptq::precision, view<float> f, view<float> pivots) {
+    index_t const n = gram.rows;
+    for (index_t j = n - 1; j >= 0; --j)
+      for (index_t i = j; i >= 0; --i) {
+        index_t const a = order(0, i), b = order(0, j);
+        double s = i == j ? double(diagonal(0, j)) : scale * double(gram(std::max(a, b), std::min(a, b)));
+        for (index_t k = j + 1; k < n; ++k) s -= double(f(k, i)) * double(f(k, j));
         if (i == j && !(s > 0 && std::isfinite(s))) return false;
-        a(i, j) = static_cast<float>(i == j ? std::sqrt(s) : s / a(j, j));
+        if (i == j) pivots(0, j) = static_cast<float>(std::sqrt(s));
+        f(j, i) = static_cast<float>(s / double(pivots(0, j)));
       }
+    each(f, [&](index_t j, index_t i) { f(j, i) = i > j ? 0 : i == j ? 1 : f(j, i) / pivots(0, j); });
     return true;
-  }
-  void feedback_from_cholesky(view<float> a, view<float> pivots) {
-    index_t const n = a.rows;
-    plain_matrix<float> storage(n, n);
-    view<float> const l = storage;
-    copy_elements<float>(a, l);
-    for (index_t j = 0; j < n; ++j) {
-      pivots(0, j) = l(n - 1 - j, n - 1 - j);
-      for (index_t i = 0; i < n; ++i) a(j, i) = i == j ? 1 : i < j ? l(n - 1 - i, n - 1 - j) / pivots(0, j) : 0;
-    }
   }
 
   // The weights: grids, and the pass over the columns.
@@ -155,8 +138,8 @@ struct plain_backend {
       for (index_t j = 0; j < b.weights.rows; ++j) {
         float w = b.weights(j, n) + b.correction(j, n);
         float pivot = 1, excess = 0;
-        if (b.feedback.data) {  // else weights are rounded to nearest
-          for (index_t i = 0; i < j; ++i) w += b.feedback(j, i) * b.weights(i, n);
+        if (b.propagation.data) {  // else weights are rounded to nearest
+          for (index_t i = 0; i < j; ++i) w += b.propagation(j, i) * b.weights(i, n);
           pivot = b.pivots(0, j);
           excess = b.excess(0, j);
         }
@@ -169,26 +152,32 @@ struct plain_backend {
         b.losses(1, n) += std::pow(double(excess) * double(b.weights(j, n)), 2);
       }
   }
-  void multiply_add(float alpha, view<float const> a, view<float const> x, view<float> y) {
+  void multiply_add(float alpha, view<float const> a, gptq::transpose t, view<float const> x, view<float> y) {
     for (index_t r = 0; r < y.rows; ++r)
-      for (index_t k = 0; k < a.cols; ++k)
-        for (index_t c = 0; c < y.cols; ++c) y(r, c) += alpha * a(r, k) * x(k, c);
+      for (index_t k = 0; k < x.rows; ++k) {
+        float const factor = alpha * (t == gptq::transpose::yes ? a(k, r) : a(r, k));
+        for (index_t c = 0; c < y.cols; ++c) y(r, c) += factor * x(k, c);
+      }
   }
   void solve_unit_lower(view<float const> f, view<float> x) {
     for (index_t j = 0; j < x.rows; ++j)
       for (index_t i = 0; i < j; ++i)
         for (index_t n = 0; n < x.cols; ++n) x(j, n) -= f(j, i) * x(i, n);
   }
-  void add_squares(view<float const> y, view<float const> weights, view<double> sums) {
-    each(y, [&](index_t j, index_t n) { sums(0, n) += std::pow(double(weights(0, j)) * double(y(j, n)), 2); });
+  void add_squares(view<float const> f, view<float const> x, view<float const> weights, view<double> sums) {
+    each(x, [&](index_t j, index_t n) {
+      double y = f.data ? 0 : double(x(j, n));  // (F·x)(j, n), F the identity where there is none
+      for (index_t i = 0; f.data && i <= j; ++i) y += double(f(j, i)) * double(x(i, n));
+      sums(0, n) += std::pow(double(weights(0, j)) * y, 2);
+    });
   }
 
   // How to cut the work: here all outputs at once, and products after every 128 columns.
   template <class F>
-  void for_each_strip(index_t outputs, F&& f) {
+  void for_each_tile(index_t outputs, F&& f) {
     f(index_t(0), outputs);
   }
-  index_t outer_block() const { return 128; }
+  static constexpr index_t outer_block = 128;
 };
 static_assert(gptq::quantize_backend<plain_backend>);
 

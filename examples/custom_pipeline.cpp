@@ -93,7 +93,7 @@ int main() {
   // [snippet
   deviation_grids backend;
   auto const hessian = weighted_hessian(backend, inputs);
-  auto const order = costly_first(backend.diagonal(hessian.gram()), weight);
+  auto const order = costly_first(gptq::diagonal(backend, hessian), weight);
   // Groups that follow an order of one's own are scattered over the stored columns: desc_act says so in the file.
   gptq::quant_spec const spec{.bits = 4, .group_size = 64, .order = gptq::column_order::desc_act};
   auto const solved = gptq::quantize_stack(backend, weight.view(), hessian, spec, {}, order);

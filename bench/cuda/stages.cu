@@ -83,39 +83,24 @@ void factor(gptq::cuda_backend& b) {
     for (index_t i = 0; i < in; ++i) order(0, i) = std::int32_t(i);
     auto on = b.make<std::int32_t>(1, in);
     b.upload(order.view(), on.view());
-    auto const d = b.diagonal(h.gram().view());
+    auto const d = gptq::diagonal(b, h);
     gptq::matrix<float> diagonal(1, in);
     double mean = 0;
     for (double x : d) mean += x / double(in);
     for (index_t i = 0; i < in; ++i) diagonal(0, i) = float(d[std::size_t(i)] + 0.01 * mean);
     gptq::device_view<float const> const g = h.gram();
-    auto const gather = [&] { b.gather_hessian(g, on.view(), 1.0, diagonal.view(), a); };
-    print("  gather", on_device(b, gather, repeats, 1, 1));
-    std::vector<double> potrf, reflect;
-    for (int i = 0; i < repeats + 1; ++i) {
-      gather();
-      auto t = wall(
-          b,
-          [&] {
-            if (!b.cholesky(a, gptq::precision::native)) std::printf("not positive\n");
-          },
-          1, 0);
-      if (i) potrf.push_back(t.median);
-      t = wall(
-          b, [&] { b.feedback_from_cholesky(a, pivots); }, 1, 0);
-      if (i) reflect.push_back(t.median);
-    }
-    print("  cholesky", bench::summary(potrf), flop / tera, "TFLOP/s");
-    print("  feedback from cholesky", bench::summary(reflect));
-    if (in == 4096 || in == 18944) {
-      std::vector<double> wide;
-      for (int i = 0; i < 3; ++i) {
-        gather();
-        wide.push_back(wall(
-                           b, [&] { b.cholesky(a, gptq::precision::fp64); }, 1, 0)
-                           .median);
-      }
-      print("  cholesky in fp64", bench::summary(wide), flop / tera, "TFLOP/s");
+    for (auto p : {gptq::precision::native, gptq::precision::fp64}) {
+      bool const wide = p == gptq::precision::fp64;
+      if (wide && in == 3584) continue;
+      print(wide ? "  in fp64" : "  one attempt",
+            wall(
+                b,
+                [&] {
+                  if (!b.factorize_hessian(g, on.view(), 1.0, diagonal.view(), p, a, pivots))
+                    std::printf("not positive\n");
+                },
+                wide ? 3 : repeats, 1),
+            flop / tera, "TFLOP/s");
     }
   }
 }
@@ -125,7 +110,7 @@ void kernels(gptq::cuda_backend& b) {
   index_t const in = 1024;
   auto const h = make_hessian(b, in);
   auto const f = gptq::factorize(b, h, gptq::w4g128, {});
-  gptq::device_view<float const> const feedback = f.feedback;
+  gptq::device_view<float const> const propagation = f.propagation;
   for (index_t n : {512, 3584, 4096, 37888}) {
     std::printf("kernels for 128 columns of %td outputs\n", n);
     auto w = bench::weights<float>(b, 128, n, 3);
@@ -143,13 +128,13 @@ void kernels(gptq::cuda_backend& b) {
     auto on = b.make<std::int32_t>(1, 128);
     b.upload(order.view(), on.view());
     gptq::grid_options const minmax{.mse = 0};
-    auto const triangle = feedback.block(0, 0, 128, 128);
+    auto const triangle = propagation.block(0, 0, 128, 128);
     print("  fill", on_device(
                         b, [&] { b.fill(c, 0.0f); }, 10, 20));
     print("  copy", on_device(
                         b, [&] { b.copy(w.view(), c.view()); }, 10, 20));
     print("  add", on_device(
-                       b, [&] { b.add(w.view(), c.view()); }, 10, 20));
+                       b, [&] { b.add(1.0f, w.view(), c.view()); }, 10, 20));
     print("  fit_grid, min-max", on_device(
                                      b, [&] { b.fit_grid<4, true>(w.view(), minmax, scales, zeros); }, 10, 20));
     print("  fit_grid, mse", on_device(
@@ -157,7 +142,7 @@ void kernels(gptq::cuda_backend& b) {
     b.fill(c, 0);
     print("  solve_unit_lower", on_device(
                                     b, [&] { b.solve_unit_lower(triangle, c); }, 10, 20));
-    gptq::column_block<gptq::cuda_backend> const block{.feedback = triangle,
+    gptq::column_block<gptq::cuda_backend> const block{.propagation = triangle,
                                                        .correction = c.view(),
                                                        .pivots = f.pivots.view().col_range(0, 128),
                                                        .excess = f.excess.view().col_range(0, 128),
@@ -181,7 +166,7 @@ void kernels(gptq::cuda_backend& b) {
       auto a = bench::weights<float>(b, 128, k, 5);
       print(("  product 128 x " + std::to_string(k)).c_str(),
             on_device(
-                b, [&] { b.multiply_add(1.0f, a.view(), x.view(), c.view()); }, 10, 20),
+                b, [&] { b.multiply_add(1.0f, a.view(), gptq::transpose::no, x.view(), c.view()); }, 10, 20),
             2 * 128.0 * double(k) * double(n) / tera, "TFLOP/s");
     }
     for (index_t m : {512, 1024})

@@ -155,8 +155,8 @@ TEST_CASE("cuda products: bf16 halves keep 16 bits, fp32 keeps all") {
     auto const dx = to_device(b, x);
     auto y = b.make<float>(300, 520);
     b.fill(y, 0);
-    b.multiply_add(0.5f, da.view(), dx.view(), y);
-    b.multiply_add(0.5f, da.view(), dx.view(), y);
+    b.multiply_add(0.5f, da.view(), gptq::transpose::no, dx.view(), y);
+    b.multiply_add(0.5f, da.view(), gptq::transpose::no, dx.view(), y);
     double const error = product_error(a, x, to_host(b, y));
     CHECK(error < (products == gptq::product_precision::fp32 ? 1e-6 : 2e-5));
     CHECK(error > 1e-9);
@@ -190,24 +190,39 @@ TEST_CASE("cuda gram: panels and lanes give what one product gives") {
     }
 }
 
-TEST_CASE("cuda cholesky: fp64 succeeds where fp32 fails, both say no to an indefinite matrix") {
+TEST_CASE("cuda factor: fp64 succeeds where fp32 fails, both say no to an indefinite matrix") {
   gptq::cuda_backend b;
   index_t const n = 64;
-  gptq::matrix<float> a(n, n);
-  for (index_t r = 0; r < n; ++r)
-    for (index_t c = 0; c < n; ++c) a(r, c) = r == c ? 1.0f : 0.99999f;
-  auto d = to_device(b, a);
-  CHECK(b.cholesky(d, gptq::precision::fp64));
-  a(40, 40) = -1;
-  for (auto p : {gptq::precision::native, gptq::precision::fp64}) {
-    d = to_device(b, a);
-    CHECK_FALSE(b.cholesky(d, p));
+  gptq::matrix<float> gram(n, n), diagonal(1, n);
+  gptq::matrix<std::int32_t> stored(1, n);
+  for (index_t r = 0; r < n; ++r) {
+    stored(0, r) = static_cast<std::int32_t>(r);
+    diagonal(0, r) = 1.0f;
+    for (index_t c = 0; c < n; ++c) gram(r, c) = 0.99999f;
   }
-  a(40, 40) = std::nanf("");
-  for (auto p : {gptq::precision::native, gptq::precision::fp64}) {
-    d = to_device(b, a);
-    CHECK_FALSE(b.cholesky(d, p));
+  auto const g = to_device(b, gram);
+  auto order = b.make<std::int32_t>(1, n);
+  b.upload(stored.view(), order.view());
+  auto f = b.make<float>(n, n), pivots = b.make<float>(1, n);
+  auto const factorize = [&](gptq::precision p) {
+    return b.factorize_hessian(g.view(), order, 1.0, diagonal.view(), p, f, pivots);
+  };
+  CHECK(factorize(gptq::precision::fp64));
+  for (float bad : {-1.0f, std::nanf("")}) {
+    diagonal(0, 40) = bad;
+    for (auto p : {gptq::precision::native, gptq::precision::fp64}) CHECK_FALSE(factorize(p));
   }
+}
+
+TEST_CASE("cuda copies: a diagonal comes down as one column") {
+  gptq::cuda_backend b;
+  auto const m = random_matrix(300, 300, 5);
+  auto const d = to_device(b, m);
+  gptq::matrix<float> diagonal(300, 1);
+  b.download(gptq::device_view<float const>(d.data(), 300, 1, 301), diagonal.view());
+  bool same = true;
+  for (index_t i = 0; i < 300; ++i) same &= diagonal(i, 0) == m(i, i);
+  CHECK(same);
 }
 
 TEST_CASE("cuda solve: bf16 halves in the large products change next to nothing") {

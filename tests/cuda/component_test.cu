@@ -79,7 +79,7 @@ TEST_CASE("cuda components: the inverse of the factor", "[component]") {
   CHECK(finite(b, gptq::cholesky_inverse(b, f)));
   auto const wide = gptq::factorize(b, h, gptq::quant_spec{}, gptq::quantize_options{}, gptq::precision::fp64);
   CHECK(wide.report.factor_fp64);
-  CHECK(finite(b, wide.feedback));
+  CHECK(finite(b, wide.propagation));
 }
 
 TEST_CASE("cuda components: pack, unpack, dequantize", "[component]") {

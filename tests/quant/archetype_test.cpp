@@ -48,23 +48,27 @@ struct wrong_zero : test::archetype {
   }
 };
 struct transposed_hessian : test::archetype {  // the factor of the matrix in the other order
-  void feedback_from_cholesky(view<double> a, view<double> pivots) {
-    archetype::feedback_from_cholesky(a, pivots);
-    index_t const n = a.rows;
+  bool factorize_hessian(view<double const> gram, view<std::int32_t const> order, double scale,
+                         view<double const> diagonal, gptq::precision p, view<double> f, view<double> pivots) {
+    bool const done = archetype::factorize_hessian(gram, order, scale, diagonal, p, f, pivots);
+    index_t const n = f.rows;
     for (index_t r = 0; r < n; ++r)
       for (index_t c = 0; c < r; ++c)
-        if (r + c < n - 1) std::swap(a(r, c), a(n - 1 - c, n - 1 - r));
+        if (r + c < n - 1) std::swap(f(r, c), f(n - 1 - c, n - 1 - r));
+    return done;
   }
 };
-struct feedback_off_by_one : test::archetype {
-  void feedback_from_cholesky(view<double> a, view<double> pivots) {
-    archetype::feedback_from_cholesky(a, pivots);
-    for (index_t r = 1; r < a.rows; ++r)
-      for (index_t c = 0; c + 1 < r; ++c) a(r, c) = a(r, c + 1);
+struct propagation_off_by_one : test::archetype {
+  bool factorize_hessian(view<double const> gram, view<std::int32_t const> order, double scale,
+                         view<double const> diagonal, gptq::precision p, view<double> f, view<double> pivots) {
+    bool const done = archetype::factorize_hessian(gram, order, scale, diagonal, p, f, pivots);
+    for (index_t r = 1; r < f.rows; ++r)
+      for (index_t c = 0; c + 1 < r; ++c) f(r, c) = f(r, c + 1);
+    return done;
   }
 };
-struct no_feedback_between_blocks : test::archetype {
-  void multiply_add(double, view<double const>, view<double const>, view<double>) {}
+struct no_propagation_between_blocks : test::archetype {
+  void multiply_add(double, view<double const>, gptq::transpose, view<double const>, view<double>) {}
 };
 struct stale_grid : test::archetype {  // grids of the untouched weights
   void solve_unit_lower(view<double const>, view<double> x) { fill(x, 0.0); }
@@ -83,7 +87,7 @@ TEMPLATE_TEST_CASE("archetype: every spec, code by code as the oracle", "", test
 }
 
 TEMPLATE_TEST_CASE("mutants: each broken twin is told from the oracle", "", scale_too_large, wrong_zero,
-                   transposed_hessian, feedback_off_by_one, no_feedback_between_blocks, stale_grid) {
+                   transposed_hessian, propagation_off_by_one, no_propagation_between_blocks, stale_grid) {
   auto const l = test::make_layer(6, 300, 700, 31);
   auto const c = compare<TestType>(l, {.bits = 4, .group_size = 128}, {});
   CHECK_FALSE(c.acceptable(test::tolerance<double>::differing_rows));

@@ -110,15 +110,15 @@ TEST_CASE("factor: V·Vᵀ is the damped Hessian, and its inverse the published 
     h.add(x);
     auto const f = gptq::factorize(b, h, {.group_size = -1}, {.damp_percent = 0.01});
     REQUIRE(f.report.status == outcome::ok);
-    auto const feedback = test::to_host<scalar>(b, f.feedback);
+    auto const propagation = test::to_host<scalar>(b, f.propagation);
     auto const pivots = test::to_host<scalar>(b, f.pivots);
     auto const n = static_cast<std::size_t>(in);
     test::table v = test::zeros(n, n), product = test::zeros(n, n);
     for (index_t j = 0; j < in; ++j)
       for (index_t i = 0; i < in; ++i) {
-        CHECK((i <= j || feedback(j, i) == 0));
+        CHECK((i <= j || propagation(j, i) == 0));
         v[static_cast<std::size_t>(i)][static_cast<std::size_t>(j)] =
-            static_cast<double>(feedback(j, i)) * static_cast<double>(pivots(0, j));
+            static_cast<double>(propagation(j, i)) * static_cast<double>(pivots(0, j));
       }
     for (std::size_t r = 0; r < n; ++r)
       for (std::size_t c = 0; c < n; ++c)
@@ -210,8 +210,10 @@ TEST_CASE("ladder: each repair is in the report") {
 #if !defined(__CUDACC__)
   SECTION("a factorization that fails in the backend's own precision: the factor in fp64") {
     struct stubborn : backend {  // what rounding would do, without leaning on how some machine rounds
-      bool cholesky(gptq::matrix_view<float> a, gptq::precision p) {
-        return p == gptq::precision::fp64 && backend::cholesky(a, p);
+      bool factorize_hessian(gptq::matrix_view<float const> gram, gptq::matrix_view<std::int32_t const> order,
+                             double scale, gptq::matrix_view<float const> diagonal, gptq::precision p,
+                             gptq::matrix_view<float> f, gptq::matrix_view<float> pivots) {
+        return p == gptq::precision::fp64 && backend::factorize_hessian(gram, order, scale, diagonal, p, f, pivots);
       }
     } s;
     gptq::hessian<stubborn> h(s, 64);

@@ -3,11 +3,12 @@
 /// description of what each verb means, and what the mutants of the tests derive from.
 #pragma once
 
-#include <gptq/core/quantize_backend.hpp>
+#include <gptq/core/refining.hpp>
 
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <type_traits>
 #include <vector>
 
 namespace test {
@@ -55,8 +56,8 @@ struct archetype {
     each(x, [&](index_t r, index_t c) { x(r, c) = value; });
   }
   void copy(view<double const> from, view<double> to) { move(from, to); }
-  void add(view<double const> x, view<double> y) {
-    each(y, [&](index_t r, index_t c) { y(r, c) += x(r, c); });
+  void add(double alpha, view<double const> x, view<double> y) {
+    each(y, [&](index_t r, index_t c) { y(r, c) += alpha * x(r, c); });
   }
   template <class T>
   bool all_finite(view<T const> x) {
@@ -75,39 +76,21 @@ struct archetype {
       for (index_t r = 0; r < x.cols; ++r)
         for (index_t c = 0; c <= r; ++c) gram(r, c) += static_cast<double>(x(t, r)) * static_cast<double>(x(t, c));
   }
-  std::vector<double> diagonal(view<double const> gram) {
-    std::vector<double> d;
-    for (index_t i = 0; i < gram.rows; ++i) d.push_back(gram(i, i));
-    return d;
-  }
-  void gather_hessian(view<double const> gram, view<std::int32_t const> order, double scale,
-                      view<double const> diagonal, view<double> out) {
+  /// V from its last column to its first: no reversal, no Cholesky factor of anything else.
+  bool factorize_hessian(view<double const> gram, view<std::int32_t const> order, double scale,
+                         view<double const> diagonal, gptq::precision, view<double> f, view<double> pivots) {
     index_t const n = gram.rows;
-    for (index_t p = 0; p < n; ++p)
-      for (index_t r = 0; r <= p; ++r) {
-        index_t const a = order(0, n - 1 - p), b = order(0, n - 1 - r);
-        out(p, r) = r == p ? diagonal(0, n - 1 - p) : scale * (a > b ? gram(a, b) : gram(b, a));
-      }
-  }
-  bool cholesky(view<double> a, gptq::precision) {
-    for (index_t i = 0; i < a.rows; ++i)
-      for (index_t j = 0; j <= i; ++j) {
-        double s = a(i, j);
-        for (index_t k = 0; k < j; ++k) s -= a(i, k) * a(j, k);
+    for (index_t j = n - 1; j >= 0; --j)
+      for (index_t i = j; i >= 0; --i) {  // V(i, j) is kept as f(j, i)
+        index_t const a = order(0, i), b = order(0, j);
+        double s = i == j ? diagonal(0, j) : scale * (a > b ? gram(a, b) : gram(b, a));
+        for (index_t k = j + 1; k < n; ++k) s -= f(k, i) * f(k, j);
         if (i == j && !(s > 0 && std::isfinite(s))) return false;
-        a(i, j) = i == j ? std::sqrt(s) : s / a(j, j);
+        if (i == j) pivots(0, j) = std::sqrt(s);
+        f(j, i) = i == j ? pivots(0, j) : s / pivots(0, j);
       }
+    each(f, [&](index_t j, index_t i) { f(j, i) = i > j ? 0.0 : i == j ? 1.0 : f(j, i) / pivots(0, j); });
     return true;
-  }
-  void feedback_from_cholesky(view<double> a, view<double> pivots) {
-    index_t const n = a.rows;
-    archetype_matrix<double> storage(n, n);
-    view<double> l = storage;
-    move(a, l);
-    for (index_t j = 0; j < n; ++j) {
-      pivots(0, j) = l(n - 1 - j, n - 1 - j);
-      for (index_t i = 0; i < n; ++i) a(j, i) = i == j ? 1.0 : i < j ? l(n - 1 - i, n - 1 - j) / pivots(0, j) : 0.0;
-    }
   }
   template <class W>
   void gather_weights(view<W const> w, view<std::int32_t const> order, view<std::uint8_t const> live,
@@ -148,23 +131,24 @@ struct archetype {
     for (index_t n = 0; n < b.weights.cols; ++n)
       for (index_t j = 0; j < b.weights.rows; ++j) {
         double w = b.weights(j, n) + b.correction(j, n);
-        if (b.feedback.data)
-          for (index_t i = 0; i < j; ++i) w += b.feedback(j, i) * b.weights(i, n);
+        if (b.propagation.data)
+          for (index_t i = 0; i < j; ++i) w += b.propagation(j, i) * b.weights(i, n);
         index_t const g = b.groups(0, j);
         gptq::grid<double> const grid{b.scales(g, n), static_cast<double>(b.zeros(g, n))};
         double const steps = gptq::quantize_value<Bits>(w, grid);
         double const q = grid.scale * steps;
         b.codes(b.order(0, j), n) = static_cast<std::uint8_t>(steps + grid.zero);
-        double const pivot = b.feedback.data ? b.pivots(0, j) : 1.0, excess = b.feedback.data ? b.excess(0, j) : 0.0;
+        double const pivot = b.propagation.data ? b.pivots(0, j) : 1.0,
+                     excess = b.propagation.data ? b.excess(0, j) : 0.0;
         b.losses(0, n) += (w - q) * pivot * ((w - q) * pivot);
         b.weights(j, n) -= q;
         b.losses(1, n) += excess * b.weights(j, n) * (excess * b.weights(j, n));
       }
   }
-  void multiply_add(double alpha, view<double const> a, view<double const> x, view<double> y) {
+  void multiply_add(double alpha, view<double const> a, gptq::transpose t, view<double const> x, view<double> y) {
     each(y, [&](index_t r, index_t c) {
       double s = 0;
-      for (index_t k = 0; k < a.cols; ++k) s += a(r, k) * x(k, c);
+      for (index_t k = 0; k < x.rows; ++k) s += (t == gptq::transpose::yes ? a(k, r) : a(r, k)) * x(k, c);
       y(r, c) += alpha * s;
     });
   }
@@ -173,14 +157,18 @@ struct archetype {
       for (index_t i = 0; i < j; ++i)
         for (index_t n = 0; n < x.cols; ++n) x(j, n) -= f(j, i) * x(i, n);
   }
-  void add_squares(view<double const> y, view<double const> weights, view<double> sums) {
-    each(y, [&](index_t j, index_t n) { sums(0, n) += weights(0, j) * y(j, n) * (weights(0, j) * y(j, n)); });
+  void add_squares(view<double const> f, view<double const> x, view<double const> weights, view<double> sums) {
+    each(x, [&](index_t j, index_t n) {
+      double y = f.data ? 0 : x(j, n);
+      for (index_t i = 0; f.data && i <= j; ++i) y += f(j, i) * x(i, n);
+      sums(0, n) += weights(0, j) * y * (weights(0, j) * y);
+    });
   }
   template <class F>
-  void for_each_strip(index_t outputs, F&& f) {
+  void for_each_tile(index_t outputs, F&& f) {
     f(0, outputs);
   }
-  [[nodiscard]] index_t outer_block() const { return 1; }
+  static constexpr index_t outer_block = 1;
 
  private:
   template <class T, class F>
@@ -195,6 +183,7 @@ struct archetype {
   }
   static void move(view<double> from, view<double> to) { move<double>(view<double const>(from), to); }
 };
-static_assert(gptq::quantize_backend<archetype>);
+static_assert(gptq::quantize_backend<archetype> && !gptq::refining_backend<archetype> &&
+              !gptq::fusing_backend<archetype>);
 
 }  // namespace test

@@ -22,7 +22,6 @@
 #include <memory>
 #include <span>
 #include <string>
-#include <vector>
 
 namespace gptq {
 inline namespace v0 {
@@ -30,7 +29,7 @@ inline namespace v0 {
 /// What the context, the libraries and their workspaces take on a device beside the matrices of a backend, rounded up.
 inline constexpr std::size_t cuda_overhead_bytes = std::size_t(1) << 30;
 
-/// Models quantize_backend in the memory of one device. An object owns its stream, library handles, workspace and arena;
+/// Models quantize_backend, refining_backend and fusing_backend in the memory of one device. An object owns its stream, library handles, workspace and arena;
 /// nothing is global, and after the first layers nothing is allocated. Work is asynchronous: verbs that return a value or
 /// fill host memory wait, others do not. One object serves one thread at a time, with its device current in that thread.
 /// Failures are device_error, those of memory device_memory_error; after either the object can't be relied on.
@@ -69,6 +68,12 @@ class cuda_backend {
   }
   template <class T>
   void download(view<T> from, matrix_view<std::remove_const_t<T>> to) {
+    using element = std::remove_const_t<T>;
+    if (from.cols == 1 && from.rows > 1 && to.stride == 1) {  // a column or a diagonal travels as one piece
+      auto packed = make<element>(1, from.rows);
+      detail::elementwise(*context_, 1, from.rows, detail::pack_column_element<element>{from, packed.data()});
+      return download(packed, matrix_view<element>(to.data, 1, to.rows));
+    }
     transfer(from, to, [&](auto... a) { context_->pinned().download(a..., context_->stream()); });
   }
   template <class T>
@@ -124,9 +129,9 @@ class cuda_backend {
     detail::copy_matrix<std::remove_const_t<T>>(*context_, from, to);
   }
   template <class T>
-  void add(view<T> x, view<std::remove_const_t<T>> y) {
+  void add(float alpha, view<T> x, view<std::remove_const_t<T>> y) {
     using element = std::remove_const_t<T>;
-    detail::elementwise(*context_, x.rows, x.cols, detail::add_element<element>{x, y});
+    detail::elementwise(*context_, x.rows, x.cols, detail::add_element<element>{alpha, x, y});
   }
 
   template <class T>
@@ -137,16 +142,14 @@ class cuda_backend {
   void add_gram(view<T const> x, view<float> gram) {
     detail::add_gram(*context_, x, gram);
   }
-  std::vector<double> diagonal(view<float const> gram) { return detail::diagonal(*context_, gram); }
-  void gather_hessian(view<float const> gram, view<std::int32_t const> order, double scale,
-                      matrix_view<float const> diagonal, view<float> out) {
+  bool factorize_hessian(view<float const> gram, view<std::int32_t const> order, double scale,
+                         matrix_view<float const> diagonal, precision p, view<float> f, view<float> pivots) {
     auto on_device = make<float>(1, diagonal.cols);
     upload(diagonal, on_device.view());
-    detail::gather_hessian(*context_, gram, order, scale, on_device, out);
-  }
-  bool cholesky(view<float> a, precision p) { return detail::cholesky(*context_, a, p); }
-  void feedback_from_cholesky(view<float> a, view<float> pivots) {
-    detail::feedback_from_cholesky(*context_, a, pivots);
+    detail::gather_hessian(*context_, gram, order, scale, on_device, f);
+    if (!detail::cholesky(*context_, f, p)) return false;
+    detail::propagation_from_cholesky(*context_, f, pivots);
+    return true;
   }
 
   template <class W>
@@ -162,7 +165,7 @@ class cuda_backend {
   void quantize_block(column_block<Derived> const& b) {
     index_t const rows = b.weights.rows;
     constexpr index_t tile = detail::tile_columns;
-    bool const several = rows > tile && b.feedback.data;
+    bool const several = rows > tile && b.propagation.data;
     auto own = several ? make<float>(tile, b.weights.cols) : device_matrix<float>();
     for (index_t p = 0; p < rows; p += tile) {
       index_t const n = (std::min)(tile, rows - p);
@@ -170,7 +173,7 @@ class cuda_backend {
       if (several && p > 0) {
         auto const sum = own.view().row_range(0, n);
         copy(correction, sum);
-        multiply_add(1.0f, b.feedback.block(p, 0, n, p), b.weights.row_range(0, p), sum);
+        multiply_add(1.0f, b.propagation.block(p, 0, n, p), transpose::no, b.weights.row_range(0, p), sum);
         correction = sum;
       }
       detail::quantize_tile<Bits>(*context_, arguments(b, p, n, correction));
@@ -184,34 +187,37 @@ class cuda_backend {
     detail::quantize_tile<Bits, source>(*context_, arguments(b, 0, b.weights.rows, b.correction),
                                         {options, int(group_size)});
   }
-  void multiply_add(float alpha, view<float const> a, view<float const> x, view<float> y) {
-    detail::multiply_add(*context_, alpha, a, x, y);
+  void multiply_add(float alpha, view<float const> a, transpose t, view<float const> x, view<float> y) {
+    if (t == transpose::yes)
+      detail::multiply_add_transposed(*context_, alpha, a, x, y);
+    else
+      detail::multiply_add(*context_, alpha, a, x, y);
   }
   void solve_unit_lower(view<float const> f, view<float> x) {
     constexpr index_t tile = detail::tile_columns;
     for (index_t p = 0; p < f.rows; p += tile) {
       index_t const n = (std::min)(tile, f.rows - p);
-      if (p > 0) multiply_add(-1.0f, f.block(p, 0, n, p), x.row_range(0, p), x.row_range(p, n));
+      if (p > 0) multiply_add(-1.0f, f.block(p, 0, n, p), transpose::no, x.row_range(0, p), x.row_range(p, n));
       detail::solve_tile(*context_, f.block(p, p, n, n), x.row_range(p, n));
     }
   }
-  void add_energy(view<float const> f, view<float const> x, view<float const> pivots, view<double> sums) {
-    detail::add_energy(*context_, f, x, pivots, outer_block(), sums);
+  void add_squares(view<float const> f, view<float const> x, view<float const> weights, view<double> sums) {
+    if (f.data)
+      detail::add_squares_of_product(*context_, f, x, weights, outer_block, sums);
+    else
+      detail::add_squares(*context_, x, weights, sums);
   }
-  void add_squares(view<float const> y, view<float const> weights, view<double> sums) {
-    detail::add_squares(*context_, y, weights, sums);
+  /// All outputs at once: they fill the device together.
+  template <class F>
+  void for_each_tile(index_t outputs, F&& f) {
+    if (outputs > 0) f(index_t(0), outputs);
   }
+  static constexpr index_t outer_block = 512;
 
-  template <class T>
-  void subtract(view<T const> x, view<T> y) {
-    detail::elementwise(*context_, y.rows, y.cols, detail::subtract_element<T>{x, y});
-  }
+  static constexpr bool refines = true;
   template <class T>
   void add_cross(view<T const> x, view<T const> y, view<float> out) {
     detail::add_cross<T>(*context_, x, y, out);
-  }
-  void multiply_add_transposed(float alpha, view<float const> a, view<float const> x, view<float> y) {
-    detail::multiply_add_transposed(*context_, alpha, a, x, y);
   }
   void gather_rows(view<float const> x, view<std::int32_t const> order, view<float> out) {
     detail::elementwise(*context_, out.rows, out.cols, detail::gather_row_element{x, order.data, out});
@@ -219,36 +225,27 @@ class cuda_backend {
   void scale_rows(view<float const> weights, view<float> x) {
     detail::elementwise(*context_, x.rows, x.cols, detail::scale_row_element{weights.data, x});
   }
-  void gather_symmetric(view<float const> gram, view<std::int32_t const> order, double scale,
-                        matrix_view<float const> diagonal, matrix_view<float const> divisors, view<float> out) {
-    auto rows = make<float>(2, diagonal.cols);
-    upload(diagonal, rows.view().row_range(0, 1));
-    upload(divisors, rows.view().row_range(1, 1));
-    detail::elementwise(
-        *context_, out.rows, out.cols,
-        detail::gather_symmetric_element{gram, order.data, scale, rows.view().row(0), rows.view().row(1), out});
+  void normalize_hessian(view<float const> gram, view<std::int32_t const> order, double scale,
+                         matrix_view<float const> diagonal, view<float> others, view<float> lower) {
+    auto divisors = make<float>(1, diagonal.cols);
+    upload(diagonal, divisors.view());
+    detail::elementwise(*context_, others.rows, others.cols,
+                        detail::gather_normalized_element{gram, order.data, scale, divisors.data(), others});
+    detail::elementwise(*context_, lower.rows, lower.cols, detail::split_block_element{others, lower});
   }
-  void split_diagonal_blocks(view<float> a, view<float> lower) {
-    detail::elementwise(*context_, lower.rows, lower.cols, detail::split_block_element{a, lower});
-  }
-  void add_levels(float alpha, view<std::uint8_t const> codes, view<std::uint8_t const> zeros, view<float const> scales,
-                  view<std::int32_t const> groups, view<std::int32_t const> order, view<float> y) {
+  void add_dequantized(float alpha, view<std::uint8_t const> codes, view<std::uint8_t const> zeros,
+                       view<float const> scales, view<std::int32_t const> groups, view<std::int32_t const> order,
+                       view<float> y) {
     detail::elementwise(*context_, y.rows, y.cols,
-                        detail::add_levels_element{alpha, codes, zeros, scales, groups.data, order.data, y});
+                        detail::add_dequantized_element{alpha, codes, zeros, scales, groups.data, order.data, y});
   }
   void add_products(view<float const> x, view<float const> y, view<float const> weights, view<double> sums) {
     detail::add_products(*context_, x, y, weights, sums);
   }
-  void refit_scales(view<double const> gradient, view<double const> curvature, bool round, view<float> scales) {
-    detail::elementwise(*context_, 1, scales.cols, detail::refit_scale_element{gradient, curvature, round, scales});
+  void reestimate_scales(view<double const> gradient, view<double const> curvature, bool round, view<float> scales) {
+    detail::elementwise(*context_, 1, scales.cols,
+                        detail::reestimate_scale_element{gradient, curvature, round, scales});
   }
-
-  /// All outputs at once: they fill the device together.
-  template <class F>
-  void for_each_strip(index_t outputs, F&& f) {
-    if (outputs > 0) f(index_t(0), outputs);
-  }
-  [[nodiscard]] index_t outer_block() const { return 512; }
 
   /// Waits until all work is done; errors of earlier kernels show here at the latest.
   void synchronize() { context_->synchronize(); }
@@ -270,7 +267,7 @@ class cuda_backend {
       using T = std::remove_const_t<typename decltype(v)::value_type>;
       return view<T>(const_cast<T*>(v.data), v.rows, v.cols, v.stride);
     };
-    return {.feedback = b.feedback.data ? b.feedback.block(p, p, n, n) : b.feedback,
+    return {.propagation = b.propagation.data ? b.propagation.block(p, p, n, n) : b.propagation,
             .correction = correction,
             .pivots = b.pivots.data + (b.pivots.data ? p : 0),
             .excess = b.excess.data + (b.excess.data ? p : 0),
@@ -299,7 +296,8 @@ class cuda_backend {
   std::shared_ptr<detail::cuda_context> context_;
 };
 
-static_assert(refining_backend<cuda_backend>);
+static_assert(refining_backend<cuda_backend> && refines_as_promised<cuda_backend>);
+static_assert(fusing_backend<cuda_backend> && fuses_as_promised<cuda_backend>);
 
 /// The overloads of gptq/pack for layers on the device; the same tensors, bit for bit, and the same errors.
 inline packed_linear pack(cuda_backend& b, device_linear const& q, checkpoint_format format, index_t first,

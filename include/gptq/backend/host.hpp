@@ -9,12 +9,12 @@
 #include <gptq/core/refining.hpp>
 
 #include <algorithm>
-#include <vector>
+#include <type_traits>
 
 namespace gptq {
 inline namespace v0 {
 
-/// Models quantize_backend in memory of the host. It has no state: threads are OpenMP's (omp_set_num_threads).
+/// Models quantize_backend and refining_backend in memory of the host. It has no state: threads are OpenMP's (omp_set_num_threads).
 ///   Scalar  float, or double where results are to be compared digit by digit
 template <class Scalar>
 class basic_host_backend {
@@ -43,9 +43,15 @@ class basic_host_backend {
   }
   void fill(matrix<Scalar>& x, Scalar value) { fill(x.view(), value); }
   void copy(matrix_view<Scalar const> from, matrix_view<Scalar> to) { copy_rows(from, to); }
-  void add(matrix_view<Scalar const> x, matrix_view<Scalar> y) {
+  template <class T>
+  void add(Scalar alpha, matrix_view<T> x, matrix_view<std::remove_const_t<T>> y) {
+    using element = std::remove_const_t<T>;
     for (index_t r = 0; r < x.rows; ++r)
-      for (index_t c = 0; c < x.cols; ++c) y(r, c) += x(r, c);
+      for (index_t c = 0; c < x.cols; ++c)
+        if constexpr (std::is_floating_point_v<T>)
+          y(r, c) += static_cast<element>(alpha) * x(r, c);
+        else
+          y(r, c) = from_float<element>(to_float(y(r, c)) + static_cast<float>(alpha) * to_float(x(r, c)));
   }
 
   template <class T>
@@ -56,22 +62,13 @@ class basic_host_backend {
   void add_gram(matrix_view<T const> x, matrix_view<Scalar> gram) {
     detail::add_gram<Scalar, T>(x, gram);
   }
-  std::vector<double> diagonal(matrix_view<Scalar const> gram) {
-    std::vector<double> d(static_cast<std::size_t>(gram.rows));
-    for (index_t i = 0; i < gram.rows; ++i) d[static_cast<std::size_t>(i)] = static_cast<double>(gram(i, i));
-    return d;
-  }
-  void gather_hessian(matrix_view<Scalar const> gram, matrix_view<std::int32_t const> order, double scale,
-                      matrix_view<Scalar const> diagonal, matrix_view<Scalar> out) {
-    detail::gather_reversed<Scalar>(gram, order, scale, diagonal, out);
-  }
-  bool cholesky(matrix_view<Scalar> a, precision p) {
-    if constexpr (std::is_same_v<Scalar, float>)
-      if (p == precision::fp64) return detail::cholesky_fp64(a);
-    return detail::cholesky<Scalar>(a);
-  }
-  void feedback_from_cholesky(matrix_view<Scalar> a, matrix_view<Scalar> pivots) {
-    detail::feedback_from_cholesky<Scalar>(a, pivots);
+  bool factorize_hessian(matrix_view<Scalar const> gram, matrix_view<std::int32_t const> order, double scale,
+                         matrix_view<Scalar const> diagonal, precision p, matrix_view<Scalar> f,
+                         matrix_view<Scalar> pivots) {
+    detail::gather_reversed<Scalar>(gram, order, scale, diagonal, f);
+    if (!factor_lower(f, p)) return false;
+    detail::propagation_from_cholesky<Scalar>(f, pivots);
+    return true;
   }
 
   template <class W>
@@ -103,36 +100,42 @@ class basic_host_backend {
       detail::quantize_strip<Bits, B>(block, first, count, strip.data());
     });
   }
-  void multiply_add(Scalar alpha, matrix_view<Scalar const> a, matrix_view<Scalar const> x, matrix_view<Scalar> y) {
-    detail::add_product<false, false, Scalar>(alpha, a, x, y);
+  void multiply_add(Scalar alpha, matrix_view<Scalar const> a, transpose t, matrix_view<Scalar const> x,
+                    matrix_view<Scalar> y) {
+    if (t == transpose::yes)
+      detail::add_product<true, false, Scalar>(alpha, a, x, y);
+    else
+      detail::add_product<false, false, Scalar>(alpha, a, x, y);
   }
   void solve_unit_lower(matrix_view<Scalar const> f, matrix_view<Scalar> x) {
     detail::solve_unit_lower_strips<Scalar>(f, x);
   }
-  void add_squares(matrix_view<Scalar const> y, matrix_view<Scalar const> weights, matrix_view<double> sums) {
-    for (index_t r = 0; r < y.rows; ++r)
-      for (index_t c = 0; c < y.cols; ++c) {
-        auto const x = static_cast<double>(weights(0, r) * y(r, c));
-        sums(0, c) += x * x;
-      }
+  void add_squares(matrix_view<Scalar const> f, matrix_view<Scalar const> x, matrix_view<Scalar const> weights,
+                   matrix_view<double> sums) {
+    if (!f.data) return detail::add_squares<Scalar>(x, weights, sums);
+    matrix<Scalar> storage((std::min)(x.rows, outer_block), x.cols);
+    for (index_t p = 0; p < x.rows; p += outer_block) {
+      index_t const rows = (std::min)(outer_block, x.rows - p);
+      auto const y = storage.view().row_range(0, rows);
+      fill(y, Scalar(0));
+      multiply_add(Scalar(1), f.block(p, 0, rows, p + rows), transpose::no, x.row_range(0, p + rows), y);
+      detail::add_squares<Scalar>(y, weights.col_range(p, rows), sums);
+    }
   }
+  /// Strips of outputs, solved independently: wide enough for full-rate products, enough of them to keep threads busy.
+  template <class F>
+  void for_each_tile(index_t outputs, F&& f) {
+    index_t const threads = detail::thread_count();
+    index_t const wanted = (outputs + 2 * threads - 1) / (2 * threads);
+    index_t const width = std::clamp<index_t>((wanted + 63) / 64 * 64, 64, 512);
+    detail::parallel_pieces(outputs, width, f);
+  }
+  static constexpr index_t outer_block = 256;
 
-  template <class T>
-  void subtract(matrix_view<T const> x, matrix_view<T> y) {
-    for (index_t r = 0; r < x.rows; ++r)
-      for (index_t c = 0; c < x.cols; ++c)
-        if constexpr (std::is_floating_point_v<T>)
-          y(r, c) -= x(r, c);
-        else
-          y(r, c) = from_float<T>(to_float(y(r, c)) - to_float(x(r, c)));
-  }
+  static constexpr bool refines = true;
   template <class T>
   void add_cross(matrix_view<T const> x, matrix_view<T const> y, matrix_view<Scalar> out) {
     detail::add_cross<Scalar, T>(x, y, out);
-  }
-  void multiply_add_transposed(Scalar alpha, matrix_view<Scalar const> a, matrix_view<Scalar const> x,
-                               matrix_view<Scalar> y) {
-    detail::add_product<true, false, Scalar>(alpha, a, x, y);
   }
   void gather_rows(matrix_view<Scalar const> x, matrix_view<std::int32_t const> order, matrix_view<Scalar> out) {
     for (index_t j = 0; j < out.rows; ++j) std::copy_n(x.row(order(0, j)), x.cols, out.row(j));
@@ -141,40 +144,32 @@ class basic_host_backend {
     for (index_t r = 0; r < x.rows; ++r)
       for (index_t c = 0; c < x.cols; ++c) x(r, c) *= weights(0, r);
   }
-  void gather_symmetric(matrix_view<Scalar const> gram, matrix_view<std::int32_t const> order, double scale,
-                        matrix_view<Scalar const> diagonal, matrix_view<Scalar const> divisors,
-                        matrix_view<Scalar> out) {
-    detail::gather_symmetric<Scalar>(gram, order, scale, diagonal, divisors, out);
+  void normalize_hessian(matrix_view<Scalar const> gram, matrix_view<std::int32_t const> order, double scale,
+                         matrix_view<Scalar const> diagonal, matrix_view<Scalar> others, matrix_view<Scalar> lower) {
+    detail::gather_normalized<Scalar>(gram, order, scale, diagonal, others);
+    detail::split_diagonal_blocks<Scalar>(others, lower);
   }
-  void split_diagonal_blocks(matrix_view<Scalar> a, matrix_view<Scalar> lower) {
-    detail::split_diagonal_blocks<Scalar>(a, lower);
-  }
-  void add_levels(Scalar alpha, matrix_view<std::uint8_t const> codes, matrix_view<std::uint8_t const> zeros,
-                  matrix_view<Scalar const> scales, matrix_view<std::int32_t const> groups,
-                  matrix_view<std::int32_t const> order, matrix_view<Scalar> y) {
-    detail::add_levels<Scalar>(alpha, codes, zeros, scales, groups, order, y);
+  void add_dequantized(Scalar alpha, matrix_view<std::uint8_t const> codes, matrix_view<std::uint8_t const> zeros,
+                       matrix_view<Scalar const> scales, matrix_view<std::int32_t const> groups,
+                       matrix_view<std::int32_t const> order, matrix_view<Scalar> y) {
+    detail::add_dequantized<Scalar>(alpha, codes, zeros, scales, groups, order, y);
   }
   void add_products(matrix_view<Scalar const> x, matrix_view<Scalar const> y, matrix_view<Scalar const> weights,
                     matrix_view<double> sums) {
     detail::add_products<Scalar>(x, y, weights, sums);
   }
-  void refit_scales(matrix_view<double const> gradient, matrix_view<double const> curvature, bool round,
-                    matrix_view<Scalar> scales) {
+  void reestimate_scales(matrix_view<double const> gradient, matrix_view<double const> curvature, bool round,
+                         matrix_view<Scalar> scales) {
     for (index_t n = 0; n < scales.cols; ++n)
-      scales(0, n) = refitted_scale(scales(0, n), gradient(0, n), curvature(0, n), round);
+      scales(0, n) = reestimated_scale(scales(0, n), gradient(0, n), curvature(0, n), round);
   }
-
-  /// Strips of outputs, solved independently: wide enough for full-rate products, enough of them to keep threads busy.
-  template <class F>
-  void for_each_strip(index_t outputs, F&& f) {
-    index_t const threads = detail::thread_count();
-    index_t const wanted = (outputs + 2 * threads - 1) / (2 * threads);
-    index_t const width = std::clamp<index_t>((wanted + 63) / 64 * 64, 64, 512);
-    detail::parallel_pieces(outputs, width, f);
-  }
-  [[nodiscard]] index_t outer_block() const { return 256; }
 
  private:
+  static bool factor_lower(matrix_view<Scalar> a, precision p) {
+    if constexpr (std::is_same_v<Scalar, float>)
+      if (p == precision::fp64) return detail::cholesky_fp64(a);
+    return detail::cholesky<Scalar>(a);
+  }
   template <class T>
   static void copy_rows(matrix_view<T const> from, matrix_view<T> to) {
     for (index_t r = 0; r < from.rows; ++r) std::copy_n(from.row(r), from.cols, to.row(r));
@@ -182,7 +177,8 @@ class basic_host_backend {
 };
 
 using host_backend = basic_host_backend<float>;
-static_assert(refining_backend<host_backend> && refining_backend<basic_host_backend<double>>);
+static_assert(refining_backend<host_backend> && refines_as_promised<host_backend>);
+static_assert(refining_backend<basic_host_backend<double>> && refines_as_promised<basic_host_backend<double>>);
 
 }  // namespace v0
 }  // namespace gptq

@@ -26,6 +26,7 @@ class host_model_backend : public host_backend, public host_forward {
   using host_backend::make;
   using host_backend::matrix_type;
   using host_backend::space;
+  using host_forward::add;
   using host_forward::add_linear;
   using host_forward::linear;
 

@@ -99,7 +99,7 @@ GPTQ_HD inline Real quantize_value(Real x, grid<Real> g) {
 /// `round`), or the old one where that does not lower it. Changes by a factor of two are refused: the codes were not
 /// made for them.
 template <class Real>
-GPTQ_HD inline Real refitted_scale(Real scale, double gradient, double curvature, bool round) {
+GPTQ_HD inline Real reestimated_scale(Real scale, double gradient, double curvature, bool round) {
   if (!(curvature > 0.0)) return scale;
   double const best = static_cast<double>(scale) + gradient / curvature;
   if (!(best > 0.5 * static_cast<double>(scale) && best < 2.0 * static_cast<double>(scale))) return scale;

@@ -1,5 +1,6 @@
-/// What a backend offers beyond quantize_backend for solves that aim at the float model's outputs and that go over the
-/// codes again: general products and elementwise operations, no algorithm.
+/// What a backend offers beyond quantize_backend for solves that aim at the float model's outputs (asymmetric
+/// calibration) and that go over the codes again (scale re-estimation, coordinate-descent passes): products and
+/// elementwise operations, no algorithm.
 #pragma once
 
 #include <gptq/core/quantize_backend.hpp>
@@ -9,42 +10,48 @@
 namespace gptq {
 inline namespace v0 {
 
-/// For a backend b, matrices of its scalar unless said otherwise:
+/// The ability to refine. A backend that has it says so with `static constexpr bool refines = true` and has, for
+/// matrices of its scalar unless said otherwise:
 ///
-///   b.subtract(x, y)                            y −= x; also for input types
+///   b.add(alpha, x, y)                          also for input types
 ///   b.add_cross(x, y, out)                      out += xᵀ·y; x [tokens × in], y [tokens × n] of one input type
-///   b.multiply_add_transposed(alpha, a, x, y)   y += alpha·aᵀ·x
 ///   b.gather_rows(x, order, out)                out(j, :) = x(π(j), :)
 ///   b.scale_rows(weights, x)                    x(j, :) *= weights(0, j)
-///   b.gather_symmetric(gram, order, scale, diagonal, divisors, out)
-///                                               out(p, r) = scale·gram(π(p), π(r)) / divisors(p), the symmetric matrix
-///                                               of which gram holds the lower triangle; diagonal(p) / divisors(p) where
-///                                               p == r. The two rows [1 × in] are on the host
-///   b.split_diagonal_blocks(a, lower)           lower is [n × b]: of every b × b block on the diagonal of a, the lower
-///                                               triangle with the diagonal moves to `lower`, and zeros stay behind
-///   b.add_levels(alpha, codes, zeros, scales, groups, order, y)
+///   b.normalize_hessian(gram, order, scale, diagonal, others, lower)
+///                                               N(p, r) = scale·gram(π(p), π(r)) / diagonal(p), the symmetric matrix of
+///                                               which gram holds the lower triangle, and N(p, p) = 1; `diagonal`
+///                                               [1 × in] is on the host. `lower` [in × b] gets the lower triangle with
+///                                               the diagonal of every b × b block on the diagonal of N and zeros beside
+///                                               it, `others` [in × in] the rest of N and zeros in those places
+///   b.add_dequantized(alpha, codes, zeros, scales, groups, order, y)
 ///                                               y(j, n) += alpha·scales(g, n)·(codes(π(j), n) − zeros(g, n)), g =
 ///                                               groups(0, j); without scales if that view is empty
 ///   b.add_products(x, y, weights, sums)         sums(0, n) += Σ_j weights(0, j)·x(j, n)·y(j, n), accumulated in double
-///   b.refit_scales(gradient, curvature, round, scales)
+///   b.reestimate_scales(gradient, curvature, round, scales)
 ///                                               s(0, n) moves to s + gradient / curvature, rounded to float16 if asked,
 ///                                               where that lowers curvature·Δ² − 2·gradient·Δ and changes s by less
 ///                                               than a factor of two
 template <class B>
-concept refining_backend = quantize_backend<B> &&
-    requires(B& b, view_of<B, typename B::scalar> m, view_of<B, typename B::scalar const> c, view_of<B, float const> x,
-             view_of<B, std::int32_t const> order, view_of<B, std::uint8_t const> bytes, view_of<B, double> sums,
-             view_of<B, double const> values, matrix_view<typename B::scalar const> host, typename B::scalar value) {
-  b.subtract(c, m);
+concept refining_backend = quantize_backend<B> && requires {
+  requires B::refines;
+};
+
+/// Whether all is there that the flag promises: to be asserted beside the implementation. The solver asserts it too.
+template <class B>
+concept refines_as_promised =
+    !refining_backend<B> ||
+    requires(B & b, view_of<B, typename B::scalar> m, view_of<B, typename B::scalar const> c, view_of<B, float const> x,
+             view_of<B, float> y, view_of<B, std::int32_t const> order, view_of<B, std::uint8_t const> bytes,
+             view_of<B, double> sums, view_of<B, double const> values, matrix_view<typename B::scalar const> host,
+             typename B::scalar value) {
+  b.add(value, x, y);
   b.add_cross(x, x, m);
-  b.multiply_add_transposed(value, c, c, m);
   b.gather_rows(c, order, m);
   b.scale_rows(c, m);
-  b.gather_symmetric(c, order, double(), host, host, m);
-  b.split_diagonal_blocks(m, m);
-  b.add_levels(value, bytes, bytes, c, order, order, m);
+  b.normalize_hessian(c, order, double(), host, m, m);
+  b.add_dequantized(value, bytes, bytes, c, order, order, m);
   b.add_products(c, c, c, sums);
-  b.refit_scales(values, values, bool(), m);
+  b.reestimate_scales(values, values, bool(), m);
 };
 
 }  // namespace v0

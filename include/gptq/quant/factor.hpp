@@ -23,11 +23,11 @@ namespace gptq {
 inline namespace v0 {
 
 /// A factored Hessian: everything a solve needs, and how it came about. Without a factor (status rtn_no_data or
-/// rtn_not_pd) `feedback` is empty and weights can only be rounded to nearest.
+/// rtn_not_pd) `propagation` is empty and weights can only be rounded to nearest.
 template <quantize_backend B>
 struct factor {
   using scalar = typename B::scalar;
-  matrix_of<B, scalar> feedback;     ///< F [in × in], processing order, zeros above the diagonal
+  matrix_of<B, scalar> propagation;  ///< F [in × in], processing order, zeros above the diagonal
   matrix_of<B, scalar> pivots;       ///< V_jj [1 × in]
   matrix_of<B, scalar> excess;       ///< [1 × in] root of damped minus undamped diagonal
   matrix_of<B, std::int32_t> order;  ///< π [1 × in]
@@ -109,7 +109,7 @@ class factor_ladder {
       for (damp = asked; damp < 1; damp += 0.01)
         if (attempt(damp, floor, precision::fp64)) return raise(outcome::diag_floor);
     raise(outcome::rtn_not_pd);
-    f_.feedback = {};
+    f_.propagation = {};
   }
 
  private:
@@ -126,10 +126,9 @@ class factor_ladder {
       f_.diagonal(0, j) = static_cast<scalar>(x);
       excess[static_cast<std::size_t>(j)] = static_cast<scalar>(std::sqrt((std::max)(0.0, x - d_.undamped[stored])));
     }
-    b_.gather_hessian(h_.gram(), f_.order, f_.scale, f_.diagonal.view(), f_.feedback);
     f_.report.damp_used = damp;
-    if (!b_.cholesky(f_.feedback, p)) return false;
-    b_.feedback_from_cholesky(f_.feedback, f_.pivots);
+    if (!b_.factorize_hessian(h_.gram(), f_.order, f_.scale, f_.diagonal.view(), p, f_.propagation, f_.pivots))
+      return false;
     b_.upload(matrix_view<scalar const>(excess.data(), 1, in), f_.excess);
     return true;
   }
@@ -141,6 +140,16 @@ class factor_ladder {
 };
 
 }  // namespace detail
+
+/// The diagonal of the Gram matrix, on the host: what an order of columns goes by.
+template <quantize_backend B>
+std::vector<double> diagonal(B& b, hessian<B> const& h) {
+  using scalar = typename B::scalar;
+  view_of<B, scalar const> const gram = h.gram();
+  matrix<scalar> host(gram.rows, 1);
+  b.download(view_of<B, scalar const>(gram.data, gram.rows, 1, gram.stride + 1), host.view());
+  return {host.data(), host.data() + host.size()};
+}
 
 /// Orders, damps and factors a Hessian for `spec` (only order, group_size and static_groups matter). What does not
 /// factor is repaired step by step, and the step is in the report: fp64, more damping, a lifted diagonal; else no
@@ -158,7 +167,7 @@ factor<B> factorize(B& b, hessian<B> const& h, quant_spec const& spec, quantize_
 
   double const count = static_cast<double>(options.reference_dead ? h.sequences() : h.tokens());
   double const scale = count > 0 ? 2.0 / count : 1.0;
-  auto const d = detail::condition(b.diagonal(h.gram()), scale, options.reference_dead);
+  auto const d = detail::condition(diagonal(b, h), scale, options.reference_dead);
   if (!std::isfinite(d.mean)) throw numeric_error("factor: the Hessian holds NaN or Inf");
   report.dead_inputs = d.dead;
 
@@ -187,7 +196,7 @@ factor<B> factorize(B& b, hessian<B> const& h, quant_spec const& spec, quantize_
     report.status = outcome::rtn_no_data;
   } else {
     if (h.tokens() < in) report.status = outcome::few_tokens;
-    f.feedback = b.template make<typename B::scalar>(in, in);
+    f.propagation = b.template make<typename B::scalar>(in, in);
     f.pivots = b.template make<typename B::scalar>(1, in);
     f.excess = b.template make<typename B::scalar>(1, in);
     detail::factor_ladder<B>(b, h, d, scale, f).climb(report.damp_asked, first);
@@ -205,7 +214,7 @@ void solve_unit_lower(B& b, view_of<B, typename B::scalar const> f, view_of<B, t
   using scalar = typename B::scalar;
   for (index_t p = 0; p < f.rows; p += grid_block) {
     index_t const n = (std::min)(f.rows - p, index_t(grid_block));
-    if (p > 0) b.multiply_add(scalar(-1), f.block(p, 0, n, p), x.row_range(0, p), x.row_range(p, n));
+    if (p > 0) b.multiply_add(scalar(-1), f.block(p, 0, n, p), transpose::no, x.row_range(0, p), x.row_range(p, n));
     b.solve_unit_lower(f.block(p, p, n, n), x.row_range(p, n));
   }
 }
@@ -223,7 +232,7 @@ matrix_of<B, typename B::scalar> cholesky_inverse(B& b, factor<B> const& f) {
   for (index_t j = 0; j < in; ++j) start(j, j) = scalar(1) / pivots(0, j);
   auto lower = b.template make<scalar>(in, in);  // F⁻¹·diag(V)⁻¹ = (V⁻¹)ᵀ
   b.upload(matrix_view<scalar const>(start), lower);
-  solve_unit_lower(b, view_of<B, scalar const>(f.feedback), view_of<B, scalar>(lower));
+  solve_unit_lower(b, view_of<B, scalar const>(f.propagation), view_of<B, scalar>(lower));
 
   std::vector<std::int32_t> identity(static_cast<std::size_t>(in));
   for (std::size_t i = 0; i < identity.size(); ++i) identity[i] = static_cast<std::int32_t>(i);

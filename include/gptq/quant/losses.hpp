@@ -43,22 +43,8 @@ template <quantize_backend B>
 void add_energy(B& b, factor<B> const& f, view_of<B, typename B::scalar const> x, view_of<B, double> sums) {
   using scalar = typename B::scalar;
   using const_view = view_of<B, scalar const>;
-  if constexpr (requires { b.add_energy(const_view(f.feedback), x, const_view(f.pivots), sums); }) {
-    b.add_energy(const_view(f.feedback), x, const_view(f.pivots), sums.row_range(0, 1));
-    b.add_squares(x, f.excess, sums.row_range(1, 1));
-    return;
-  }
-  index_t const in = x.rows;
-  index_t const block = (std::min)(in, (std::max)(index_t(grid_block), index_t(b.outer_block())));
-  auto y_storage = b.template make<scalar>(block, x.cols);
-  for (index_t p = 0; p < in; p += block) {
-    index_t const rows = (std::min)(block, in - p);
-    auto const y = view_of<B, scalar>(y_storage).row_range(0, rows);
-    b.fill(y, scalar(0));
-    b.multiply_add(scalar(1), const_view(f.feedback).block(p, 0, rows, p + rows), x.row_range(0, p + rows), y);
-    b.add_squares(y, const_view(f.pivots).col_range(p, rows), sums.row_range(0, 1));
-  }
-  b.add_squares(x, f.excess, sums.row_range(1, 1));
+  b.add_squares(const_view(f.propagation), x, f.pivots, sums.row_range(0, 1));
+  b.add_squares(const_view(), x, f.excess, sums.row_range(1, 1));
 }
 
 /// ‖W·x_f − Q·x‖² and ‖W·x_f‖² of every output, over the tokens that the drift kept.
@@ -88,12 +74,12 @@ class float_losses {
     auto const sum = [&](index_t row) { return view_of<B, double>(sums_).block(row, first, 1, n); };
     b_.gather_weights(weight, identity_, live_, w);
     b_.fill(y, scalar(0));
-    b_.multiply_add_transposed(scalar(1), drift_.float_samples(), w, y);
-    b_.add_squares(y, ones_, sum(0));
+    b_.multiply_add(scalar(1), drift_.float_samples(), transpose::yes, w, y);
+    b_.add_squares(const_view(), y, ones_, sum(0));
     b_.fill(w, scalar(0));
-    b_.add_levels(scalar(1), codes, zeros, scales, groups, identity_, w);
-    b_.multiply_add_transposed(scalar(-1), drift_.samples(), w, y);
-    b_.add_squares(y, ones_, sum(1));
+    b_.add_dequantized(scalar(1), codes, zeros, scales, groups, identity_, w);
+    b_.multiply_add(scalar(-1), drift_.samples(), transpose::yes, w, y);
+    b_.add_squares(const_view(), y, ones_, sum(1));
   }
 
   void finish(std::vector<output_loss>& losses) const {

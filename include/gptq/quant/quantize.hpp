@@ -89,8 +89,10 @@ void check_scales(std::span<Scalar const> scales, index_t outputs) {
 
 /// Solves strip by strip.
 template <class Width, quantize_backend B, class W>
-quantized_stack<B> solve_all(Width width, B& b, solve_input<B, W> const& input, quant_spec const& spec,
-                             quantize_options const& options) {
+requires(refines_as_promised<B>&& fuses_as_promised<B>) quantized_stack<B> solve_all(Width width, B& b,
+                                                                                     solve_input<B, W> const& input,
+                                                                                     quant_spec const& spec,
+                                                                                     quantize_options const& options) {
   using scalar = typename B::scalar;
   using const_view = view_of<B, scalar const>;
   factor<B> const& f = input.f;
@@ -144,7 +146,7 @@ quantized_stack<B> solve_all(Width width, B& b, solve_input<B, W> const& input, 
   };
   auto extra = more();
 
-  b.for_each_strip(out, [&](index_t first, index_t count) {
+  b.for_each_tile(out, [&](index_t first, index_t count) {
     auto const weight = input.weight.row_range(first, count);
     auto weights = b.template make<scalar>(in, count);
     auto stored = b.template make<scalar>(grids_up_front(spec) ? in : 0, count);
@@ -175,7 +177,7 @@ quantized_stack<B> solve_all(Width width, B& b, solve_input<B, W> const& input, 
 
     if constexpr (refining_backend<B>) {
       auto const measure_codes = [&](int pair) {  // of what `weights` holds now, against the codes
-        b.add_levels(scalar(-1), found.codes, found.zeros, found.scales, position_groups, f.order, weights);
+        b.add_dequantized(scalar(-1), found.codes, found.zeros, found.scales, position_groups, f.order, weights);
         add_energy(b, f, const_view(weights), sums.part(pair, first, count));
       };
       if (refine) {

@@ -2,7 +2,7 @@
 /// Both lower tr((T − Q)·(H + λI)·(T − Q)ᵀ) or leave it as it is, T being what was quantized.
 ///
 /// Given all other columns, the best value for column j is t_j + Σ_{i≠j} (H_ji / H_jj)·E_i with E = T − Q. That is what
-/// the backend's quantize_block computes if the rows of H, divided by their diagonal, take the place of the feedback
+/// the backend's quantize_block computes if the rows of H, divided by their diagonal, take the place of the error-propagation
 /// matrix F: columns before j count with their new errors, and the others, with their old ones, come in as correction.
 /// Given the codes c − z = d of a group, its scale moves by (d·H·E) / (d·H·d). Both need rows of H·E: they are made for
 /// many columns in one product, and follow what changes among those.
@@ -33,7 +33,7 @@ class refiner {
         in_(f.in_features()),
         size_(spec.group_size == -1 ? in_ : spec.group_size),
         step_((std::max)(size_, index_t(grid_block))),
-        unit_((step_ + b.outer_block() - 1) / step_ * step_),
+        unit_((step_ + B::outer_block - 1) / step_ * step_),
         f_(f) {
     host_order_ = f.host_order;
     matrix<scalar> diagonal(1, in_);
@@ -52,8 +52,7 @@ class refiner {
     b.upload(matrix_view<scalar const>(diagonal), view_of<B, scalar>(diagonal_));
     others_ = b.template make<scalar>(in_, in_);
     lower_ = b.template make<scalar>(in_, grid_block);
-    b.gather_symmetric(h.gram(), order_, f.scale, diagonal.view(), diagonal.view(), others_);
-    b.split_diagonal_blocks(others_, lower_);
+    b.normalize_hessian(h.gram(), order_, f.scale, diagonal.view(), others_, lower_);
   }
 
   [[nodiscard]] view_of<B, std::int32_t const> order() const { return order_; }
@@ -65,14 +64,14 @@ class refiner {
     auto storage = b_.template make<scalar>(in_, target.cols);
     strip const errors = storage;
     b_.copy(target, errors);
-    b_.add_levels(scalar(-1), out.codes, out.zeros, out.scales, groups_, order_, errors);
+    b_.add_dequantized(scalar(-1), out.codes, out.zeros, out.scales, groups_, order_, errors);
     workspace memory(*this, target.cols);
     for (int round = 0; round < (std::max)(options.refit, options.sweeps); ++round)
       for (index_t first = 0; first < in_; first += unit_) {
         index_t const end = (std::min)(first + unit_, in_);
         strip const sums = strip(memory.sums).row_range(0, end - first);
         b_.fill(sums, scalar(0));
-        b_.multiply_add(scalar(1), const_strip(others_).row_range(first, end - first), errors, sums);
+        b_.multiply_add(scalar(1), const_strip(others_).row_range(first, end - first), transpose::no, errors, sums);
         for (index_t s = first; s < end; s += step_) {
           span const rest{s, end, sums.row_range(s - first, end - s)};
           index_t const next = (std::min)(s + step_, end);
@@ -108,9 +107,9 @@ class refiner {
   /// Rows `first` … of E were `before`, which is used up: brings the sums of rows [begin, rest.end) up to date.
   void follow(span const& rest, index_t begin, index_t first, const_strip now, strip before) const {
     if (begin >= rest.end) return;
-    b_.subtract(now, before);
-    b_.multiply_add(scalar(-1), const_strip(others_).block(begin, first, rest.end - begin, now.rows), before,
-                    rest.rows(begin, rest.end - begin));
+    b_.add(scalar(-1), now, before);
+    b_.multiply_add(scalar(-1), const_strip(others_).block(begin, first, rest.end - begin, now.rows), transpose::no,
+                    before, rest.rows(begin, rest.end - begin));
   }
 
   /// y += the part in `lower` of N(first …, begin …)·x for `rows` rows, of one diagonal block or several whole ones.
@@ -120,7 +119,7 @@ class refiner {
       index_t const below = (std::min)(block + grid_block, first + rows);
       index_t const left = (std::max)(block, begin), right = (std::min)({block + grid_block, begin + x.rows, in_});
       if (left < right)
-        b_.multiply_add(scalar(1), const_strip(lower_).block(p, left - block, below - p, right - left),
+        b_.multiply_add(scalar(1), const_strip(lower_).block(p, left - block, below - p, right - left), transpose::no,
                         x.row_range(left - begin, right - left), y.row_range(p - first, below - p));
     }
   }
@@ -141,19 +140,19 @@ class refiner {
     view_of<B, double> const scalars = memory.scalars;
 
     b_.fill(d, scalar(0));
-    b_.add_levels(scalar(1), out.codes, out.zeros, const_strip(), groups, order, d);
+    b_.add_dequantized(scalar(1), out.codes, out.zeros, const_strip(), groups, order, d);
     b_.copy(rest.rows(first, rows), gradient);
     add_lower(first, rows, 0, errors, gradient);
     b_.fill(product, scalar(0));
-    b_.multiply_add(scalar(1), const_strip(others_).block(first, first, rows, rows), d, product);
+    b_.multiply_add(scalar(1), const_strip(others_).block(first, first, rows, rows), transpose::no, d, product);
     add_lower(first, rows, first, d, product);
     b_.fill(scalars, 0.0);
     b_.add_products(d, gradient, weights, scalars.row_range(0, 1));
     b_.add_products(d, product, weights, scalars.row_range(1, 1));
     b_.copy(e, before);
-    b_.add_levels(scalar(1), out.codes, out.zeros, out.scales, groups, order, e);
-    b_.refit_scales(scalars.row_range(0, 1), scalars.row_range(1, 1), round, out.scales.row_range(g, 1));
-    b_.add_levels(scalar(-1), out.codes, out.zeros, out.scales, groups, order, e);
+    b_.add_dequantized(scalar(1), out.codes, out.zeros, out.scales, groups, order, e);
+    b_.reestimate_scales(scalars.row_range(0, 1), scalars.row_range(1, 1), round, out.scales.row_range(g, 1));
+    b_.add_dequantized(scalar(-1), out.codes, out.zeros, out.scales, groups, order, e);
     follow(rest, begin, first, e, before);
   }
 
@@ -167,7 +166,7 @@ class refiner {
     b_.copy(columns, before);
     b_.copy(target.row_range(first, rows), columns);
     column_block<B> const work{
-        .feedback = const_strip(lower_).block(first, 0, rows, rows),
+        .propagation = const_strip(lower_).block(first, 0, rows, rows),
         .correction = rest.rows(first, rows),
         .pivots = const_strip(f_.pivots).col_range(first, rows),
         .excess = const_strip(f_.excess).col_range(first, rows),

@@ -69,10 +69,10 @@ void fit_groups(Width width, B& b, quant_spec const& spec, view_of<B, typename B
 
 /// Quantizes the strip whose transposed weights in processing order are `weights`; on return those hold E = W − Q.
 /// `stored` [in × outputs], weights in stored order, is read only where grids are found up front. Without
-/// feedback this is rounding to nearest.
+/// propagation this is rounding to nearest.
 template <class Width, quantize_backend B>
 void solve_strip(Width width, B& b, factor<B> const& f, std::vector<std::int32_t> const& groups, quant_spec const& spec,
-                 grid_options const& options, bool feedback, view_of<B, typename B::scalar const> stored,
+                 grid_options const& options, bool propagate, view_of<B, typename B::scalar const> stored,
                  view_of<B, typename B::scalar> weights, solve_target<B> const& out) {
   using scalar = typename B::scalar;
   using const_view = view_of<B, scalar const>;
@@ -83,34 +83,34 @@ void solve_strip(Width width, B& b, factor<B> const& f, std::vector<std::int32_t
   bool const up_front = grids_up_front(spec);
   if (up_front) fit_groups<Width, B>(width, b, spec, stored, options, out, [&](index_t r) { return r / size; });
 
-  index_t const outer = feedback ? (b.outer_block() + block - 1) / block * block : block;
+  index_t const outer = propagate ? (B::outer_block + block - 1) / block * block : block;
   auto correction_storage = b.template make<scalar>((std::min)(outer, in), n);
   auto updated_storage = b.template make<scalar>((std::min)(block, in), n);
   view_of<B, scalar> const all_corrections = correction_storage;
   view_of<B, scalar> const all_updated = updated_storage;
-  const_view const no_feedback;
+  const_view const nothing;
 
   for (index_t o = 0; o < in; o += outer) {
     index_t const outer_rows = (std::min)(outer, in - o);
     auto const corrections = all_corrections.row_range(0, outer_rows);
     b.fill(corrections, scalar(0));
-    if (feedback && o > 0)
-      b.multiply_add(scalar(1), const_view(f.feedback).block(o, 0, outer_rows, o), weights.row_range(0, o),
-                     corrections);
+    if (propagate && o > 0)
+      b.multiply_add(scalar(1), const_view(f.propagation).block(o, 0, outer_rows, o), transpose::no,
+                     weights.row_range(0, o), corrections);
 
     for (index_t p = o; p < o + outer_rows; p += block) {
       index_t const rows = (std::min)(block, in - p);
       auto const columns = weights.row_range(p, rows);
       auto const correction = corrections.row_range(p - o, rows);
-      auto const triangle = feedback ? const_view(f.feedback).block(p, p, rows, rows) : no_feedback;
-      if (feedback && p > o)
-        b.multiply_add(scalar(1), const_view(f.feedback).block(p, o, rows, p - o), weights.row_range(o, p - o),
-                       correction);
+      auto const triangle = propagate ? const_view(f.propagation).block(p, p, rows, rows) : nothing;
+      if (propagate && p > o)
+        b.multiply_add(scalar(1), const_view(f.propagation).block(p, o, rows, p - o), transpose::no,
+                       weights.row_range(o, p - o), correction);
       column_block<B> const work{
-          .feedback = triangle,
+          .propagation = triangle,
           .correction = correction,
-          .pivots = feedback ? const_view(f.pivots).col_range(p, rows) : no_feedback,
-          .excess = feedback ? const_view(f.excess).col_range(p, rows) : no_feedback,
+          .pivots = propagate ? const_view(f.pivots).col_range(p, rows) : nothing,
+          .excess = propagate ? const_view(f.excess).col_range(p, rows) : nothing,
           .groups = out.groups.col_range(p, rows),
           .order = view_of<B, std::int32_t const>(f.order).col_range(p, rows),
           .scales = out.scales,
@@ -129,8 +129,8 @@ void solve_strip(Width width, B& b, factor<B> const& f, std::vector<std::int32_t
       if (!up_front) {
         auto const updated = all_updated.row_range(0, rows);
         b.copy(correction, updated);
-        if (feedback && p > 0) solve_unit_lower<B>(b, triangle, updated);
-        b.add(columns, updated);
+        if (propagate && p > 0) solve_unit_lower<B>(b, triangle, updated);
+        b.add(scalar(1), columns, updated);
         fit_groups<Width, B>(width, b, spec, updated, options, out,
                              [&](index_t r) { return groups[static_cast<std::size_t>(p + r)]; });
       }

@@ -111,7 +111,7 @@ class drift {
   matrix_of<B, T> difference(view_of<B, T const> a, view_of<B, T const> b) {
     auto d = backend_->template make<T>(a.rows, a.cols);
     backend_->copy(a, view_of<B, T>(d));
-    backend_->subtract(b, view_of<B, T>(d));
+    backend_->add(scalar(-1), b, view_of<B, T>(d));
     return d;
   }
 
@@ -151,7 +151,7 @@ class damped_solver {
       auto const inverse = inverse_at(p);
       index_t const n = inverse.rows;
       b.upload(matrix_view<scalar const>(identity).block(0, 0, n, n), inverse);
-      b.solve_unit_lower(const_view(f.feedback).block(p, p, n, n), inverse);
+      b.solve_unit_lower(const_view(f.propagation).block(p, p, n, n), inverse);
     }
   }
 
@@ -164,11 +164,11 @@ class damped_solver {
       index_t const n = inverse.rows, end = p + n;
       auto const rows = x.row_range(p, n);
       if (end < in)
-        b_.multiply_add_transposed(scalar(-1), const_view(f_.feedback).block(end, p, in - end, n),
-                                   x.row_range(end, in - end), rows);
+        b_.multiply_add(scalar(-1), const_view(f_.propagation).block(end, p, in - end, n), transpose::yes,
+                        x.row_range(end, in - end), rows);
       auto const y = view_of<B, scalar>(scratch).row_range(0, n);
       b_.fill(y, scalar(0));
-      b_.multiply_add_transposed(scalar(1), inverse, rows, y);
+      b_.multiply_add(scalar(1), inverse, transpose::yes, rows, y);
       b_.copy(y, rows);
     }
     b_.scale_rows(weights_, x);
@@ -176,10 +176,12 @@ class damped_solver {
       const_view const inverse = inverse_at(p);
       index_t const n = inverse.rows;
       auto const rows = x.row_range(p, n);
-      if (p > 0) b_.multiply_add(scalar(-1), const_view(f_.feedback).block(p, 0, n, p), x.row_range(0, p), rows);
+      if (p > 0)
+        b_.multiply_add(scalar(-1), const_view(f_.propagation).block(p, 0, n, p), transpose::no, x.row_range(0, p),
+                        rows);
       auto const y = view_of<B, scalar>(scratch).row_range(0, n);
       b_.fill(y, scalar(0));
-      b_.multiply_add(scalar(1), inverse, rows, y);
+      b_.multiply_add(scalar(1), inverse, transpose::no, rows, y);
       b_.copy(y, rows);
     }
   }
@@ -232,7 +234,7 @@ matrix_of<B, typename B::scalar> shifted_target(B& b, view_of<B, W> weight, fact
   auto target = b.template make<scalar>(out, in);
   std::optional<detail::damped_solver<B>> damped;
   if (f.factored()) damped.emplace(b, f);
-  b.for_each_strip(out, [&](index_t first, index_t count) {
+  b.for_each_tile(out, [&](index_t first, index_t count) {
     auto stored = b.template make<scalar>(in, count);  // Wᵀ, then Tᵀ
     b.gather_weights(w.row_range(first, count), identity, all_live, stored);
     if (damped) {
@@ -244,11 +246,11 @@ matrix_of<B, typename B::scalar> shifted_target(B& b, view_of<B, W> weight, fact
       } else {
         b.fill(view_of<B, scalar>(moved), scalar(0));
       }
-      b.multiply_add(static_cast<scalar>(options.target * f.scale), d.cross(), stored, moved);
+      b.multiply_add(static_cast<scalar>(options.target * f.scale), d.cross(), transpose::no, stored, moved);
       b.gather_rows(moved, f.order, ordered);
       damped->solve(ordered);
       b.gather_rows(ordered, inverse_order, moved);
-      b.add(const_view(moved), view_of<B, scalar>(stored));
+      b.add(scalar(1), const_view(moved), view_of<B, scalar>(stored));
     }
     b.gather_weights(const_view(stored), view_of<B, std::int32_t const>(outputs).col_range(0, count), all_live,
                      view_of<B, scalar>(target).row_range(first, count));

@@ -1,6 +1,6 @@
 /// One block of columns on the device: the serial heart of GPTQ as one kernel.
 ///
-/// A block of 32 × 8 threads owns 32 outputs and keeps their columns, and the triangle of the feedback matrix, in shared
+/// A block of 32 × 8 threads owns 32 outputs and keeps their columns, and the triangle of the error-propagation matrix, in shared
 /// memory. Columns are taken in panels of 16: the first warp goes through a panel with its outputs in registers, one
 /// output in each lane; then all warps add what the panel feeds forward to the columns after it.
 #pragma once
@@ -120,7 +120,7 @@ __device__ inline void quantize_panel(column_tile& t, int panel) {
 
 /// The arguments of a launch, without the template parameters of the concept.
 struct column_arguments {
-  device_view<float const> feedback, correction;
+  device_view<float const> propagation, correction;
   float const* pivots;
   float const* excess;
   std::int32_t const* groups;
@@ -141,7 +141,7 @@ struct fit_arguments {
   int size = 0;
 };
 
-template <int Bits, bool Feedback, grid_source Source>
+template <int Bits, bool Propagate, grid_source Source>
 __global__ void __launch_bounds__(256, 2) quantize_block_kernel(column_arguments a, fit_arguments fit) {
   constexpr bool fits = Source != grid_source::given;
   extern __shared__ __align__(16) unsigned char shared[];
@@ -154,12 +154,12 @@ __global__ void __launch_bounds__(256, 2) quantize_block_kernel(column_arguments
   index_t const n = index_t(blockIdx.x) * tile_outputs + lane;
   bool const inside = n < a.weights.cols;
 
-  if constexpr (Feedback) load_triangle(t.triangle, a.feedback);
+  if constexpr (Propagate) load_triangle(t.triangle, a.propagation);
   if (thread < rows) {
     t.groups[thread] = a.groups[thread];
     t.order[thread] = a.order[thread];
-    t.pivots[thread] = Feedback ? a.pivots[thread] : 1.0f;
-    t.excess[thread] = Feedback ? a.excess[thread] : 0.0f;
+    t.pivots[thread] = Propagate ? a.pivots[thread] : 1.0f;
+    t.excess[thread] = Propagate ? a.excess[thread] : 0.0f;
   }
 #pragma unroll 8
   for (int j = warp; j < padded; j += tile_warps) {
@@ -170,11 +170,11 @@ __global__ void __launch_bounds__(256, 2) quantize_block_kernel(column_arguments
     t.updated[j][lane] = c + w;
     if constexpr (fits) t.scales[j][lane] = c;
   }
-  if constexpr (Feedback) wait_for_triangle();
+  if constexpr (Propagate) wait_for_triangle();
   __syncthreads();
 
   if constexpr (fits) {
-    if constexpr (Feedback) substitute(t.triangle, t.scales, padded);
+    if constexpr (Propagate) substitute(t.triangle, t.scales, padded);
     for (int first = 0; first < rows; first += fit.size) {
       int const count = first + fit.size < rows ? fit.size : rows - first;
       auto const g = fit_values<Bits, Source == grid_source::fit_sym>(
@@ -208,7 +208,7 @@ __global__ void __launch_bounds__(256, 2) quantize_block_kernel(column_arguments
   }
   bool const plain = __syncthreads_or(extreme);
 
-  if constexpr (Feedback) {
+  if constexpr (Propagate) {
     for (int panel = 0; panel * panel_columns < padded; ++panel) {
       int const first = panel * panel_columns;
       if (warp == 0) {
@@ -266,7 +266,7 @@ void quantize_tile(cuda_context const& c, column_arguments const& a, fit_argumen
   unsigned const blocks = unsigned(pieces_of(a.weights.cols, tile_outputs));
   if (blocks == 0 || a.weights.rows == 0) return;
   auto const kernel =
-      a.feedback.data ? quantize_block_kernel<Bits, true, Source> : quantize_block_kernel<Bits, false, Source>;
+      a.propagation.data ? quantize_block_kernel<Bits, true, Source> : quantize_block_kernel<Bits, false, Source>;
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(sizeof(column_tile))),
         "cudaFuncSetAttribute");
   kernel<<<blocks, dim3(32, tile_warps), sizeof(column_tile), c.stream()>>>(a, fit);

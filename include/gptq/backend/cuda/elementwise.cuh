@@ -34,12 +34,21 @@ struct fill_element {
   __device__ void operator()(index_t r, index_t c) const { x(r, c) = value; }
 };
 
+/// Column 0 of x, whatever its stride, as one row.
+template <class T>
+struct pack_column_element {
+  device_view<T const> x;
+  T* to;
+  __device__ void operator()(index_t, index_t i) const { to[i] = x(i, 0); }
+};
+
 template <class T>
 struct add_element {
+  float alpha;
   device_view<T const> x;
   device_view<T> y;
   __device__ void operator()(index_t r, index_t c) const {
-    y(r, c) = from_float<T>(to_float(y(r, c)) + to_float(x(r, c)));
+    y(r, c) = from_float<T>(to_float(y(r, c)) + alpha * to_float(x(r, c)));
   }
 };
 

@@ -81,6 +81,8 @@ class basic_cuda_model_backend : public cuda_backend {
                         detail::gate_element<T>{f, wide, gate, up, y});
   }
 
+  using cuda_backend::add;
+  void add(const_view x, view<T> y) { add(1.0f, x, y); }
   void softcap(float cap, view<T> y) {
     detail::elementwise(*context(), y.rows, y.cols, detail::softcap_element<T>{cap, y});
   }

@@ -1,10 +1,8 @@
-/// Gathers by a permutation, and the reflection that turns a Cholesky factor into the feedback matrix. All of them move
+/// Gathers by a permutation, and the reflection that turns a Cholesky factor into the error-propagation matrix. All of them move
 /// 32 × 32 tiles through shared memory, so that both sides are read and written along their rows.
 #pragma once
 
 #include <gptq/backend/cuda/elementwise.cuh>
-
-#include <vector>
 
 namespace gptq {
 inline namespace v0 {
@@ -62,11 +60,11 @@ __global__ void __launch_bounds__(256) gather_weights_kernel(device_view<W const
   }
 }
 
-/// Element i of the diagonal, or the last element first.
-template <bool Reversed>
-__global__ void diagonal_kernel(device_view<float const> a, float* to) {
+/// The diagonal, its last element first.
+template <class T>
+__global__ void reversed_diagonal_kernel(device_view<T const> a, T* to) {
   index_t const i = index_t(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (i < a.rows) to[i] = Reversed ? a(a.rows - 1 - i, a.rows - 1 - i) : a(i, i);
+  if (i < a.rows) to[i] = a(a.rows - 1 - i, a.rows - 1 - i);
 }
 
 /// Element (r, c) of the lower triangle trades places with (n−1−c, n−1−r), each divided by the pivot of its new row.
@@ -119,27 +117,14 @@ void gather_weights(cuda_context const& c, device_view<W const> w, device_view<s
   check_launch("gather_weights_kernel");
 }
 
-inline void feedback_from_cholesky(cuda_context const& c, device_view<float> a, device_view<float> pivots) {
+inline void propagation_from_cholesky(cuda_context const& c, device_view<float> a, device_view<float> pivots) {
   auto const tiles = unsigned(pieces_of(a.rows, 32));
   if (tiles == 0) return;
-  diagonal_kernel<true><<<unsigned(pieces_of(a.rows, 256)), 256, 0, c.stream()>>>(a, pivots.data);
-  check_launch("diagonal_kernel");
+  reversed_diagonal_kernel<float><<<unsigned(pieces_of(a.rows, 256)), 256, 0, c.stream()>>>(a, pivots.data);
+  check_launch("reversed_diagonal_kernel");
   reflect_kernel<8><<<dim3(tiles, tiles), dim3(32, 8), 0, c.stream()>>>(a, pivots.data);
   check_launch("reflect_kernel");
   elementwise(c, a.rows, a.cols, unit_upper_element{a});
-}
-
-inline std::vector<double> diagonal(cuda_context& c, device_view<float const> gram) {
-  std::vector<double> result(static_cast<std::size_t>(gram.rows));
-  if (gram.rows == 0) return result;
-  auto values = c.make<float>(1, gram.rows);
-  diagonal_kernel<false><<<unsigned(pieces_of(gram.rows, 256)), 256, 0, c.stream()>>>(gram, values.data());
-  check_launch("diagonal_kernel");
-  matrix<float> host(1, gram.rows);
-  std::size_t const bytes = result.size() * sizeof(float);
-  c.pinned().download(values.data(), bytes, host.data(), bytes, bytes, 1, c.stream());
-  for (std::size_t i = 0; i < result.size(); ++i) result[i] = static_cast<double>(host.data()[i]);
-  return result;
 }
 
 }  // namespace detail

@@ -143,8 +143,8 @@ inline void multiply_add(cuda_context const& c, float alpha, device_view<float c
 /// sums[n] += Σ_j (pivots_j·(f·x)_jn)², f [in × in] lower triangular, by blocks of so many rows. What products of bf16
 /// halves are made for here are sums of many squares, in which the roundings of single factors average out: one product of
 /// bf16 does, and x is converted once.
-inline void add_energy(cuda_context const& c, device_view<float const> f, device_view<float const> x,
-                       device_view<float const> pivots, index_t block, device_view<double> sums) {
+inline void add_squares_of_product(cuda_context const& c, device_view<float const> f, device_view<float const> x,
+                                   device_view<float const> pivots, index_t block, device_view<double> sums) {
   bool const narrow = c.options().products == product_precision::bf16x3 && x.rows >= 512 && x.cols >= 512;
   auto const even = [](index_t n) { return (n + 7) / 8 * 8; };
   block = (std::min)(block, x.rows);

@@ -10,15 +10,6 @@ namespace gptq {
 inline namespace v0 {
 namespace detail {
 
-template <class T>
-struct subtract_element {
-  device_view<T const> x;
-  device_view<T> y;
-  __device__ void operator()(index_t r, index_t c) const {
-    y(r, c) = from_float<T>(to_float(y(r, c)) - to_float(x(r, c)));
-  }
-};
-
 struct gather_row_element {
   device_view<float const> x;
   std::int32_t const* order;
@@ -32,17 +23,16 @@ struct scale_row_element {
   __device__ void operator()(index_t r, index_t c) const { x(r, c) *= weights[r]; }
 };
 
-struct gather_symmetric_element {
+struct gather_normalized_element {
   device_view<float const> gram;
   std::int32_t const* order;
   double scale;
-  float const* diagonal;
   float const* divisors;
   device_view<float> out;
   __device__ void operator()(index_t r, index_t c) const {
     index_t const a = order[r], b = order[c];
     double const value = static_cast<double>(a > b ? gram(a, b) : gram(b, a));
-    out(r, c) = r == c ? diagonal[r] / divisors[r] : static_cast<float>(scale / double(divisors[r]) * value);
+    out(r, c) = r == c ? 1.0f : static_cast<float>(scale / double(divisors[r]) * value);
   }
 };
 
@@ -57,7 +47,7 @@ struct split_block_element {
   }
 };
 
-struct add_levels_element {
+struct add_dequantized_element {
   float alpha;
   device_view<std::uint8_t const> codes;
   device_view<std::uint8_t const> zeros;
@@ -67,19 +57,19 @@ struct add_levels_element {
   device_view<float> y;
   __device__ void operator()(index_t j, index_t n) const {
     index_t const g = groups[j];
-    auto const level = static_cast<float>(int(codes(order[j], n)) - int(zeros(g, n)));
-    float const value = scales.data ? __fmul_rn(scales(g, n), level) : level;
+    auto const steps = static_cast<float>(int(codes(order[j], n)) - int(zeros(g, n)));
+    float const value = scales.data ? __fmul_rn(scales(g, n), steps) : steps;
     y(j, n) = __fadd_rn(y(j, n), __fmul_rn(alpha, value));
   }
 };
 
-struct refit_scale_element {
+struct reestimate_scale_element {
   device_view<double const> gradient;
   device_view<double const> curvature;
   bool round;
   device_view<float> scales;
   __device__ void operator()(index_t, index_t n) const {
-    scales(0, n) = refitted_scale(scales(0, n), gradient(0, n), curvature(0, n), round);
+    scales(0, n) = reestimated_scale(scales(0, n), gradient(0, n), curvature(0, n), round);
   }
 };
 

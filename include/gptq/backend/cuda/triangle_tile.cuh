@@ -1,4 +1,4 @@
-/// The triangle of the feedback matrix of one block, and a block's columns of 32 outputs, in shared memory.
+/// The triangle of the error-propagation matrix of one block, and a block's columns of 32 outputs, in shared memory.
 #pragma once
 
 #include <gptq/backend/cuda/elementwise.cuh>

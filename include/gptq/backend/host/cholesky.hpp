@@ -124,7 +124,7 @@ void gather_reversed(matrix_view<S const> gram, matrix_view<std::int32_t const> 
 /// above; pivots(0, j) = L(K−1−j, K−1−j). The reflection at the anti-diagonal maps the triangle onto itself, so it is
 /// in place: tile by tile, each swapped with its mirror image through buffers.
 template <class S>
-void feedback_from_cholesky(matrix_view<S> a, matrix_view<S> pivots) {
+void propagation_from_cholesky(matrix_view<S> a, matrix_view<S> pivots) {
   constexpr index_t edge = mirror_edge;
   index_t const n = a.rows;
   for (index_t j = 0; j < n; ++j) pivots(0, j) = a(n - 1 - j, n - 1 - j);

@@ -15,7 +15,7 @@ void quantize_strip(column_block<Backend> const& b, index_t first, index_t count
   using S = typename Backend::scalar;
   constexpr index_t width = strip_width<S>;
   index_t const rows = b.weights.rows;
-  bool const feedback = b.feedback.data != nullptr;
+  bool const propagate = b.propagation.data != nullptr;
   load_strip<S, S>(b.weights, first, count, strip);
 
   alignas(64) strip_row<S> updated, scale, zero, damped, damping;
@@ -32,10 +32,10 @@ void quantize_strip(column_block<Backend> const& b, index_t first, index_t count
     }
     load_strip<S, S>(b.correction.row_range(j, 1), first, count, updated);
     for (index_t l = 0; l < width; ++l) updated[l] += weight[l];
-    if (feedback) combine_rows<1>(updated, b.feedback.row(j), strip, j, updated);
+    if (propagate) combine_rows<1>(updated, b.propagation.row(j), strip, j, updated);
 
-    S const pivot = feedback ? b.pivots(0, j) : S(1);
-    S const excess = feedback ? b.excess(0, j) : S(0);
+    S const pivot = propagate ? b.pivots(0, j) : S(1);
+    S const excess = propagate ? b.excess(0, j) : S(0);
     strip_row<S> codes;
     for (index_t l = 0; l < width; ++l) {
       S const steps = quantize_value<Bits>(updated[l], grid<S>{scale[l], zero[l]});

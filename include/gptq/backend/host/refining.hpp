@@ -1,4 +1,4 @@
-/// The verbs of refining_backend on the host.
+/// The verbs of refining_backend on the host, and sums of squares.
 #pragma once
 
 #include <gptq/backend/host/gram.hpp>
@@ -38,18 +38,19 @@ void add_cross(matrix_view<T const> x, matrix_view<T const> y, matrix_view<S> ou
   }
 }
 
+/// out(p, r) = scale·gram(π(p), π(r)) / diagonal(p), 1 on the diagonal.
 template <class S>
-void gather_symmetric(matrix_view<S const> gram, matrix_view<std::int32_t const> order, double scale,
-                      matrix_view<S const> diagonal, matrix_view<S const> divisors, matrix_view<S> out) {
+void gather_normalized(matrix_view<S const> gram, matrix_view<std::int32_t const> order, double scale,
+                       matrix_view<S const> diagonal, matrix_view<S> out) {
   parallel_pieces(gram.rows, 16, [&](index_t first, index_t count) {
     for (index_t p = first; p < first + count; ++p) {
       index_t const row = order(0, p);
-      double const factor = scale / static_cast<double>(divisors(0, p));
+      double const factor = scale / static_cast<double>(diagonal(0, p));
       for (index_t r = 0; r < gram.rows; ++r) {
         index_t const col = order(0, r);
         out(p, r) = static_cast<S>(factor * static_cast<double>(row > col ? gram(row, col) : gram(col, row)));
       }
-      out(p, p) = diagonal(0, p) / divisors(0, p);
+      out(p, p) = S(1);
     }
   });
 }
@@ -66,19 +67,28 @@ void split_diagonal_blocks(matrix_view<S> a, matrix_view<S> lower) {
 }
 
 template <class S>
-void add_levels(S alpha, matrix_view<std::uint8_t const> codes, matrix_view<std::uint8_t const> zeros,
-                matrix_view<S const> scales, matrix_view<std::int32_t const> groups,
-                matrix_view<std::int32_t const> order, matrix_view<S> y) {
+void add_dequantized(S alpha, matrix_view<std::uint8_t const> codes, matrix_view<std::uint8_t const> zeros,
+                     matrix_view<S const> scales, matrix_view<std::int32_t const> groups,
+                     matrix_view<std::int32_t const> order, matrix_view<S> y) {
   for (index_t j = 0; j < y.rows; ++j) {
     std::uint8_t const* const code = codes.row(order(0, j));
     std::uint8_t const* const zero = zeros.row(groups(0, j));
     S const* const scale = scales.data ? scales.row(groups(0, j)) : nullptr;
     S* const out = y.row(j);
     for (index_t n = 0; n < y.cols; ++n) {
-      S const level = static_cast<S>(int(code[n]) - int(zero[n]));
-      out[n] += alpha * (scale ? scale[n] * level : level);
+      S const steps = static_cast<S>(int(code[n]) - int(zero[n]));
+      out[n] += alpha * (scale ? scale[n] * steps : steps);
     }
   }
+}
+
+template <class S>
+void add_squares(matrix_view<S const> y, matrix_view<S const> weights, matrix_view<double> sums) {
+  for (index_t r = 0; r < y.rows; ++r)
+    for (index_t c = 0; c < y.cols; ++c) {
+      auto const x = static_cast<double>(weights(0, r) * y(r, c));
+      sums(0, c) += x * x;
+    }
 }
 
 template <class S>
