@@ -125,7 +125,7 @@ DECLARES = re.compile(r"(?:template\s*<|\[\[nodiscard\]\]|inline\b|constexpr\b|c
 
 def undocumented(header):
     """Lines of declarations at namespace scope, outside detail, that no /// precedes (one above covers the lines that follow it at once)."""
-    found, scopes, covered, inside = [], [], False, False
+    found, scopes, covered, inside, known = [], [], False, False, set()
     lines = header.read_text(encoding="utf-8").split("\n")
     blanked = blank("\n".join(lines)).split("\n")
     depth = 0
@@ -147,7 +147,13 @@ def undocumented(header):
                 covered = False
         elif depth == 0 and scopes and public and stripped and not inside:
             forward = re.match(r"(?:template <.*> )?(?:class|struct) \w+;$", stripped)
-            if not covered and "///<" not in line and not forward and DECLARES.match(stripped) and not stripped.startswith(("template <> ", "friend")):
+            rest = " ".join(c.strip() for c in blanked[number - 1:number + 4])
+            name = re.search(r"(\w+)(?: = |\(|;| \{| :)", re.sub(r"^template <[^>]*>+", "", rest))
+            forward = re.match(r"(?:template <.*> )?(?:class|struct) \w+;$", stripped)
+            if covered and name:
+                known.add(name.group(1))  # its overloads and its definition are described there
+            elif not covered and "///<" not in line and not forward and DECLARES.match(stripped) and not (
+                    stripped.startswith("template <> ") or name and name.group(1) in known):
                 found.append((number, line.strip()))
             inside = not stripped.endswith((";", "{", "}"))
             covered = covered or inside  # what follows belongs to it

@@ -32,10 +32,13 @@ struct bfloat16 {
   friend constexpr bool operator==(bfloat16, bfloat16) = default;
 };
 
+/// The value as a float: exact for every type that elements of a matrix have.
 GPTQ_HD inline float to_float(float x) { return x; }
 
+/// The value as a float, exactly.
 GPTQ_HD inline float to_float(bfloat16 x) { return detail::bit_pun<float>(std::uint32_t(x.bits) << 16); }
 
+/// The value as a float, exactly; subnormal numbers, infinities and NaN too.
 GPTQ_HD inline float to_float(float16 x) {
   // Shift exponent and mantissa into place, then multiply by 2^112 to move the exponent bias: exact for subnormals too.
   std::uint32_t const magnitude = std::uint32_t(x.bits & 0x7fffu) << 13;
@@ -45,6 +48,7 @@ GPTQ_HD inline float to_float(float16 x) {
                                 std::uint32_t(x.bits & 0x8000u) << 16);
 }
 
+/// The nearest bfloat16, ties to even; NaN stays NaN.
 GPTQ_HD inline bfloat16 to_bfloat16(float x) {
   std::uint32_t const u = detail::bit_pun<std::uint32_t>(x);
   std::uint32_t const rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
@@ -52,6 +56,7 @@ GPTQ_HD inline bfloat16 to_bfloat16(float x) {
   return {static_cast<std::uint16_t>((u & 0x7fffffffu) > 0x7f800000u ? quiet : rounded)};
 }
 
+/// The nearest float16, ties to even; what is too large becomes infinite, NaN stays NaN.
 GPTQ_HD inline float16 to_float16(float x) {
   std::uint32_t const u = detail::bit_pun<std::uint32_t>(x);
   std::uint32_t const magnitude = u & 0x7fffffffu;

@@ -23,6 +23,7 @@ namespace gptq {
 inline namespace v0 {
 namespace text {
 
+/// A token that is found in the text before it is split into words, as `added_tokens` of tokenizer.json describe it.
 struct added_token {
   std::string content;
   std::int32_t id = 0;

@@ -39,6 +39,8 @@ struct bpe_workspace {
   std::vector<std::uint64_t> heap;  ///< rank << 32 | position of the left symbol
 };
 
+/// Byte-pair encoding (Sennrich et al., arXiv 1508.07909): a word becomes the ids of its pieces, merged in the order of
+/// the merge list. Immutable; a thread brings its own scratch memory.
 class bpe {
  public:
   /// The object under "model". Throws format_error for another kind of model, and for a part of one that changes the

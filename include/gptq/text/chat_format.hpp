@@ -19,14 +19,18 @@
 namespace gptq {
 inline namespace v0 {
 
+/// Who speaks.
 enum class chat_role : unsigned char { system, user, assistant };
 
+/// What one speaker says, without any marker.
 struct chat_turn {
   chat_role role = chat_role::user;
   std::string content;
 };
+/// Turns in their order; a system turn, if there is one, comes first.
 using conversation = std::vector<chat_turn>;
 
+/// The ways in which turns become text: markers, line breaks, where a system turn goes.
 enum class chat_kind : unsigned char {
   chatml,
   qwen3,
@@ -84,6 +88,7 @@ inline std::string chat_format_names() {
   return text;
 }
 
+/// The format of that name, as chat_format_names() lists them; nothing for another name.
 inline std::optional<chat_format> find_chat_format(std::string_view name) {
   for (auto const& f : detail::chat_formats)
     if (name == f.name) return chat_format{f.kind, f.default_system};

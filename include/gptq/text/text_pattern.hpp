@@ -18,6 +18,7 @@ namespace text {
 /// A kind of character; each such character is a match of its own.
 using character_kind = bool (*)(char32_t);
 
+/// What a normalizer or a pre-tokenizer looks for: a literal, a regular expression, or a kind of character.
 class text_pattern {
  public:
   explicit text_pattern(std::string literal) : pattern_(std::move(literal)) {}

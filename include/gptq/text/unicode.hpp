@@ -31,6 +31,7 @@ inline bool is_punctuation(char32_t c) {
   return k >= UTF8PROC_CATEGORY_PC && k <= UTF8PROC_CATEGORY_PO;
 }
 
+/// The normalization forms of Unicode (UAX #15).
 enum class normalization_form : unsigned char { nfc, nfd, nfkc, nfkd };
 
 namespace detail {

@@ -17,6 +17,7 @@ namespace gptq {
 inline namespace v0 {
 namespace text {
 
+/// Tokens and their ids, both ways. Movable, not copyable.
 class vocabulary {
  public:
   vocabulary() = default;

@@ -13,6 +13,8 @@ namespace gptq {
 inline namespace v0 {
 namespace text {
 
+/// The ids of words that were encoded before, for one thread: text repeats its words. A hash table of fixed size that
+/// forgets everything when it is full.
 class word_cache {
  public:
   static constexpr std::size_t longest_word = 256;     ///< bytes; longer ones are not kept

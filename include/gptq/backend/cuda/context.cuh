@@ -18,6 +18,7 @@ inline namespace v0 {
 /// of each factor and is several times faster.
 enum class product_precision : unsigned char { fp32, bf16x3 };
 
+/// What a cuda_backend is opened with.
 struct cuda_options {
   int device = 0;
   std::size_t memory_budget = 0;  ///< bytes that matrices may take; 0 is what is free at the start

@@ -128,6 +128,7 @@ class basic_cuda_model_backend : public cuda_backend {
   }
 };
 
+/// The backend that models of 16 bits run on.
 using cuda_model_backend = basic_cuda_model_backend<bfloat16>;
 
 static_assert(forward_backend<basic_cuda_model_backend<float>> && evaluation_backend<cuda_model_backend>);

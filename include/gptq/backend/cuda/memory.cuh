@@ -18,6 +18,7 @@ inline namespace v0 {
 /// Memory of a CUDA device.
 struct cuda_space {};
 
+/// A matrix in device memory, seen: row-major, `stride` elements from row to row.
 template <class T>
 using device_view = matrix_view<T, cuda_space>;
 
