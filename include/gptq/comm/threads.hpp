@@ -44,22 +44,20 @@ class thread_worker {
   /// Each worker adds up its share of the rows, then reads those of the others: between P workers with one node each,
   /// 2·(P − 1)/P of the total's bytes come to each, as in an all-reduce.
   template <class T>
-  void sum(std::type_identity_t<std::span<tree_node<T> const>> nodes, index_t leaves, summed_part part,
-           matrix_view<T> total) {
+  void sum(std::type_identity_t<std::span<tree_node<T> const>> nodes, matrix_view<T> total) {
     for (tree_node<T> const& n : nodes)
       if (n.sum.rows != total.rows || n.sum.cols != total.cols)
         throw shape_error("sum: a node has another size than the total");
-    summand<T> const mine{nodes, total};
-    auto const bounds = deal_rows(part, total.rows, size());
+    auto const bounds = deal(total.rows, size());
     together(
-        text<T>("sum", total) + " over " + std::to_string(leaves) + " leaves", mine,
+        text<T>("sum", total), summand<T>{nodes, total},
         [&](auto const& all) {
-          add_rows(all, leaves, part, {bounds[own()], bounds[own() + 1] - bounds[own()]});
+          add_rows(all, {bounds[own()], bounds[own() + 1] - bounds[own()]});
         },
         [&](auto const& all) {
           for (std::size_t r = 0; r < all.size(); ++r)
             for (index_t i = bounds[r]; r != own() && i < bounds[r + 1]; ++i)
-              received_.sum += copy(all[r]->total.row(i), summed_columns(part, i, total.cols), total.row(i));
+              received_.sum += copy(all[r]->total.row(i), total.cols, total.row(i));
         });
   }
 
@@ -123,16 +121,19 @@ class thread_worker {
   }
 
   template <class T>
-  void add_rows(std::vector<summand<T> const*> const& all, index_t leaves, summed_part part, index_range rows) {
+  void add_rows(std::vector<summand<T> const*> const& all, index_range rows) {
     std::vector<tree_node<T>> nodes;
     for (summand<T> const* s : all) nodes.insert(nodes.end(), s->nodes.begin(), s->nodes.end());
-    check_nodes(std::span<tree_node<T> const>(nodes), leaves);
     auto const& mine = *all[own()];
+    index_t const columns = mine.total.cols;
     auto const foreign = static_cast<std::uint64_t>(nodes.size() - mine.nodes.size());
-    tree_sum<T> tree(std::move(nodes), leaves, mine.total.cols);
+    tree_sum<T> tree(std::move(nodes), columns);
     for (index_t i = rows.first; i < rows.first + rows.count; ++i) {
-      index_t const columns = summed_columns(part, i, mine.total.cols);
-      copy(tree.row(i, columns), columns, mine.total.row(i));
+      T const* const row = tree.row(i, columns);
+      if (row)
+        copy(row, columns, mine.total.row(i));
+      else
+        std::fill_n(mine.total.row(i), columns, T(0));
       received_.sum += foreign * static_cast<std::uint64_t>(columns) * sizeof(T);
     }
   }

@@ -4,7 +4,6 @@
 #include <gptq/core/communicator.hpp>
 
 #include <algorithm>
-#include <cmath>
 #include <cstddef>
 #include <span>
 #include <string>
@@ -14,72 +13,48 @@
 namespace gptq {
 inline namespace v0 {
 
-/// The level of the root of a tree over so many leaves.
-constexpr int root_level(index_t leaves) {
-  int level = 0;
-  while ((index_t(1) << level) < leaves) ++level;
-  return level;
-}
-
-/// Throws shape_error unless the nodes hold each leaf once.
-template <class T>
-void check_nodes(std::span<tree_node<T> const> nodes, index_t leaves) {
-  std::vector<int> held(static_cast<std::size_t>(leaves), 0);
-  for (tree_node<T> const& n : nodes) {
-    index_t const first = n.index << n.level, end = (n.index + 1) << n.level;
-    if (n.level < 0 || n.index < 0 || first >= leaves)
-      throw shape_error("sum: node " + std::to_string(n.index) + " of level " + std::to_string(n.level) +
-                        " is not of a tree over " + std::to_string(leaves) + " leaves");
-    for (index_t i = first; i < (std::min)(end, leaves); ++i) ++held[static_cast<std::size_t>(i)];
-  }
-  for (std::size_t i = 0; i < held.size(); ++i)
-    if (held[i] != 1)
-      throw shape_error("sum: leaf " + std::to_string(i) + (held[i] ? " is there twice" : " is missing"));
-}
-
-/// Adds up rows of a tree. Makes its working memory at once, so that adding can't fail.
+/// Adds up rows of a tree in host memory. Makes its working memory at once, so that adding can't fail.
 template <class T>
 class tree_sum {
  public:
-  /// Rows of at most so many columns. The nodes have passed check_nodes.
-  tree_sum(std::vector<tree_node<T>> nodes, index_t leaves, index_t columns)
-      : nodes_(std::move(nodes)), leaves_(leaves), scratch_(root_level(leaves) + 1, columns) {}
+  /// Rows of at most so many columns. Throws shape_error for nodes that hold a leaf twice.
+  tree_sum(std::vector<tree_node<T>> nodes, index_t columns) : nodes_(std::move(nodes)) {
+    for (tree_node<T> const& n : nodes_)
+      while (n.index >> (std::max)(root_ - n.level, 0) > 0 || root_ < n.level) ++root_;
+    for (std::size_t i = 0; i < nodes_.size(); ++i)
+      for (std::size_t j = 0; j < i; ++j) check_apart(nodes_[i], nodes_[j]);
+    scratch_ = matrix<T>(root_ + 1, columns);
+  }
 
-  /// The first `columns` elements of a row of the root; to be copied before the next call.
-  [[nodiscard]] T const* row(index_t r, index_t columns) noexcept { return add(root_level(leaves_), 0, r, columns); }
+  /// The first `columns` elements of a row of the root, or null where there are no nodes; to be copied before the next
+  /// call.
+  [[nodiscard]] T const* row(index_t r, index_t columns) noexcept { return add(root_, 0, r, columns); }
 
  private:
+  static void check_apart(tree_node<T> const& a, tree_node<T> const& b) {
+    int const level = (std::max)(a.level, b.level);
+    if (a.index >> (level - a.level) == b.index >> (level - b.level))
+      throw shape_error("sum: two nodes hold leaf " +
+                        std::to_string((std::max)(a.index << a.level, b.index << b.level)));
+  }
+
   T const* add(int level, index_t index, index_t r, index_t columns) noexcept {
     for (tree_node<T> const& n : nodes_)
       if (n.level == level && n.index == index) return n.sum.row(r);
+    if (level == 0) return nullptr;
     T const* const left = add(level - 1, 2 * index, r, columns);
-    index_t const second = (2 * index + 1) << (level - 1);
-    if (second >= leaves_) return left;
     T* const sum = scratch_.row(level);
-    std::copy_n(left, columns, sum);  // the second half may use the rows below
+    if (left) std::copy_n(left, columns, sum);  // the other half may use the rows below
     T const* const right = add(level - 1, 2 * index + 1, r, columns);
+    if (!left || !right) return left ? sum : right;
     for (index_t c = 0; c < columns; ++c) sum[c] += right[c];
     return sum;
   }
 
   std::vector<tree_node<T>> nodes_;
-  index_t leaves_;
+  int root_ = 0;       ///< its level
   matrix<T> scratch_;  ///< a row for each level
 };
-
-/// Columns of row r that are summed.
-constexpr index_t summed_columns(summed_part part, index_t r, index_t columns) {
-  return part == summed_part::all ? columns : (std::min)(r + 1, columns);
-}
-
-/// Where the rows of each worker begin and end [workers + 1], so that all sum about as many elements.
-inline std::vector<index_t> deal_rows(summed_part part, index_t rows, int workers) {
-  if (part == summed_part::all) return deal(rows, workers);
-  std::vector<index_t> bounds;
-  for (int r = 0; r <= workers; ++r)
-    bounds.push_back(static_cast<index_t>(std::lround(static_cast<double>(rows) * std::sqrt(double(r) / workers))));
-  return bounds;
-}
 
 }  // namespace v0
 }  // namespace gptq

@@ -46,16 +46,13 @@ inline index_range share_of(index_t n, int rank, int workers, index_t unit = 1) 
 }
 
 /// Part of a sum over leaves 0, 1, …: node (0, i) is leaf i, node (level, i) = node (level − 1, 2i) + node (level − 1,
-/// 2i + 1), or the first of them alone where the second holds no leaf. The root is the node that holds all leaves.
+/// 2i + 1), or the one of them that is there. The root is the node that holds all leaves.
 template <class T, class Space = host_space>
 struct tree_node {
   int level = 0;
   index_t index = 0;
   matrix_view<T const, Space> sum;
 };
-
-/// Which elements of a matrix are summed; the others are neither read nor written.
-enum class summed_part : unsigned char { all, lower_triangle };
 
 /// What a worker tells the others in `agree`.
 enum class worker_state : unsigned char { ok, failed };
@@ -79,11 +76,10 @@ class worker_error : public error {
 /// The requirements. For a communicator c, views of any trivially copyable type T in its memory:
 ///
 ///   c.rank(), c.size()         this worker's number, and how many there are
-///   c.sum(nodes, leaves, part, total)
-///                              the root of a tree over so many leaves. Each worker brings nodes that it has, all workers
-///                              together hold each leaf once. `total` of every worker becomes the root, bit for bit
-///                              what one worker with all leaves gets. It may be the memory of one of the own nodes;
-///                              other nodes are left as they are. T is float or double
+///   c.sum(nodes, total)        each worker brings the nodes that it has, none of which hold a leaf that another holds.
+///                              `total` of every worker becomes the root, bit for bit what one worker with all nodes
+///                              gets; 0 where there are none. It may be the memory of one of the own nodes; other nodes
+///                              are left as they are. T is float or double
 ///   c.gather(x, bounds)        output tiles, which are columns of x: worker r has the columns [bounds[r], bounds[r + 1]),
 ///                              afterwards every worker has all
 ///   c.share(x, root)           x of worker `root` becomes everybody's
@@ -99,7 +95,7 @@ concept communicator = requires(C& c, C const& facts, std::span<tree_node<float,
                                 index_t leaves, worker_status const& status) {
   { facts.rank() } -> std::same_as<int>;
   { facts.size() } -> std::same_as<int>;
-  c.sum(nodes, leaves, summed_part::lower_triangle, x);
+  c.sum(nodes, x);
   c.gather(codes, bounds);
   c.share(x, 0);
   { c.agree(status) } -> std::same_as<worker_status>;
