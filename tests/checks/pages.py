@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Whether the pages agree with the sources: tests/checks/pages.py [--words]
 
-Links between pages lead somewhere, and the messages that docs/questions.md explains are in the sources. With --words: none of the words
+Links between pages lead somewhere, files that pages name and pages that comments name are there, and the messages that docs/questions.md
+explains are in the sources. With --words: none of the words
 in words.txt stands in public headers, pages, or messages of the app, but where that list allows it.
 """
 
@@ -23,6 +24,23 @@ def broken_links():
             for target in re.findall(r"\]\(([^)#]+)", line):
                 if "://" not in target and re.match(r"[\w./-]+$", target) and not (page.parent / target).exists():
                     yield f"{page.relative_to(ROOT)}:{number}: there is no {target}"
+
+
+def lost_files():
+    """Files that pages name between backticks, and pages that comments name, must be there."""
+    there = [str(p.relative_to(ROOT)) for f in ("include", "examples", "tests", "bench", "cmake", "docs") for p in (ROOT / f).rglob("*") if p.is_file()]
+    there += [p.name for p in ROOT.iterdir() if p.is_file()]
+    known = {"/" + name for name in there}
+    names = re.compile(r"`([\w./-]+\.(?:hpp|cuh|cpp|cu|sh|py|cmake))[ `]")
+    for path in PAGES + sources("include", "examples", "bench", "tests"):
+        page = path in PAGES
+        for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
+            found = names.findall(line) if page and path.parent.name != "measurements" else []
+            if not page and "//" in line:
+                found += re.findall(r"(?<![/.\w])((?:docs/)?[a-z][\w-]*\.md)\b", line.split("//", 1)[1])
+            for name in found:
+                if name != "llama.cpp" and not any(k.endswith("/" + name) for k in known):
+                    yield f"{path.relative_to(ROOT)}:{number}: there is no {name}"
 
 
 def lost_messages():
@@ -59,7 +77,9 @@ def retired_words():
 
 
 def main():
-    faults = [*broken_links(), *lost_messages(), *(retired_words() if "--words" in sys.argv else [])]
+    faults = [*broken_links(), *lost_messages()]
+    if "--words" in sys.argv:
+        faults += [*lost_files(), *retired_words()]
     print("\n".join([*faults, f"{len(PAGES)} pages, {len(faults)} faults"]))
     return 1 if faults else 0
 
