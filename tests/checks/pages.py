@@ -37,7 +37,7 @@ def lost_files():
         for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
             found = names.findall(line) if page and path.parent.name != "measurements" else []
             if not page and "//" in line:
-                found += re.findall(r"(?<![/.\w])((?:docs/)?[a-z][\w-]*\.md)\b", line.split("//", 1)[1])
+                found += re.findall(r"(?<![/.\w])((?:docs/)?[a-z][\w-]*\.md|(?:\w+/)*\w+\.(?:hpp|cuh))\b", line.split("//", 1)[1])
             for name in found:
                 if name != "llama.cpp" and not any(k.endswith("/" + name) for k in known):
                     yield f"{path.relative_to(ROOT)}:{number}: there is no {name}"

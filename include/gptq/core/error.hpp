@@ -1,5 +1,5 @@
 /// What the library throws. Misuse and bad input are exceptions; a numerical fallback is not: it is data in the report
-/// of the layer (quant/report.hpp).
+/// of the layer (core/report.hpp).
 #pragma once
 
 #include <stdexcept>

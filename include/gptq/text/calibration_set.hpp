@@ -32,6 +32,7 @@ struct calibration_set {
   index_t dropped = 0;   ///< empty lines, records without ids, and a last window that was not full
   encode_report report;  ///< of the text that was read; nothing for ids
 
+  /// Whether there are as many samples as asked for.
   [[nodiscard]] bool full() const { return static_cast<index_t>(samples.size()) >= asked; }
 
   /// Adds a sample, cut to `length`; an empty one is dropped.

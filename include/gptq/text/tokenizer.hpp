@@ -1,5 +1,8 @@
 /// The tokenizer of a model folder: text to ids and back. It is read from tokenizer.json, else from tokenizer.model.
 ///
+///   auto const t = gptq::tokenizer::from_file(folder);
+///   std::string const text = t.decode(t.encode("To be, or not to be", true));
+///
 ///   text ─► added tokens cut out ─► normalizer ─► added tokens again ─► pre-tokenizer ─► BPE ─► post-processor ─► ids
 #pragma once
 
@@ -58,6 +61,7 @@ class tokenizer {
     return std::visit([](auto const& t) { return t.vocabulary_size(); }, engine_);
   }
 
+  /// The id of a token as the file spells it; nothing for what is no token.
   [[nodiscard]] std::optional<std::int32_t> token_to_id(std::string_view token) const {
     return std::visit([&](auto const& t) { return t.token_to_id(token); }, engine_);
   }
