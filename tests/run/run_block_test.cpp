@@ -1,10 +1,11 @@
 /// examples/run_block.hpp, an engine of its own on gptq/pack/matmul.hpp, against the library's forward pass.
-#include "../../examples/run_block.hpp"
 #include "support/model.hpp"
 #include "support/pipeline_cases.hpp"
 
 #include <gptq/backend/host_model.hpp>
 #include <gptq/quantize/pipeline.hpp>
+
+#include "../../examples/run_block.hpp"  // includes Eigen, so after gptq
 
 #include <algorithm>
 #include <cmath>

@@ -6,6 +6,7 @@
 #include <gptq/backend/host/column_block.hpp>
 #include <gptq/backend/host/grid_fit.hpp>
 #include <gptq/backend/host/refining.hpp>
+#include <gptq/core/flags.hpp>
 #include <gptq/core/refining.hpp>
 
 #include <algorithm>
@@ -13,6 +14,7 @@
 
 namespace gptq {
 inline namespace v0 {
+inline namespace GPTQ_FLAGS {
 
 /// Models quantize_backend and refining_backend in memory of the host. It has no state: threads are OpenMP's (omp_set_num_threads).
 ///   Scalar  float, or double where results are to be compared digit by digit
@@ -59,9 +61,11 @@ class basic_host_backend {
     return detail::all_finite<T>(x);
   }
   template <class T>
-  void add_gram(matrix_view<T const> x, matrix_view<Scalar> gram) {
-    detail::add_gram<Scalar, T>(x, gram);
+  void add_gram(matrix_view<T const> x, matrix_view<Scalar> gram, bool fresh = false) {
+    detail::add_gram<Scalar, T>(x, gram, fresh);
   }
+  void pack_lower(matrix_view<Scalar const> gram, matrix_view<Scalar> packed) { detail::pack_lower(gram, packed); }
+  void add_packed(matrix_view<Scalar const> packed, matrix_view<Scalar> gram) { detail::add_packed(packed, gram); }
   bool factorize_hessian(matrix_view<Scalar const> gram, matrix_view<std::int32_t const> order, double scale,
                          matrix_view<Scalar const> diagonal, precision p, matrix_view<Scalar> f,
                          matrix_view<Scalar> pivots) {
@@ -180,5 +184,6 @@ using host_backend = basic_host_backend<float>;
 static_assert(refining_backend<host_backend> && refines_as_promised<host_backend>);
 static_assert(refining_backend<basic_host_backend<double>> && refines_as_promised<basic_host_backend<double>>);
 
+}  // namespace GPTQ_FLAGS
 }  // namespace v0
 }  // namespace gptq

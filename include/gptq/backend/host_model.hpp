@@ -3,6 +3,7 @@
 
 #include <gptq/backend/host.hpp>
 #include <gptq/backend/host/forward.hpp>
+#include <gptq/core/flags.hpp>
 #include <gptq/core/quantized_linear.hpp>
 #include <gptq/pack/dequantize.hpp>
 #include <gptq/pack/matmul.hpp>
@@ -14,6 +15,7 @@
 
 namespace gptq {
 inline namespace v0 {
+inline namespace GPTQ_FLAGS {
 
 /// Models pipeline_backend, evaluation_backend and packed_backend.
 class host_model_backend : public host_backend, public host_forward {
@@ -60,5 +62,6 @@ class host_model_backend : public host_backend, public host_forward {
   matrix<float> sum_;
 };
 
+}  // namespace GPTQ_FLAGS
 }  // namespace v0
 }  // namespace gptq

@@ -3,6 +3,7 @@
 /// path chosen by the compiler's flags (AVX-512, with VNNI in whole numbers; AVX2 with FMA; else vectors of 128 bits).
 #pragma once
 
+#include <gptq/core/flags.hpp>
 #include <gptq/pack/bits.hpp>
 #include <gptq/pack/matmul/tile.hpp>
 #include <gptq/pack/matmul/whole.hpp>
@@ -19,6 +20,7 @@ namespace gptq {
 inline namespace v0 {
 
 namespace detail {
+inline namespace GPTQ_FLAGS {
 
 inline constexpr index_t matmul_outputs = 1024;           ///< of a block: long enough to read rows of words as streams
 inline constexpr index_t matmul_scattered_outputs = 256;  ///< the same where grids of all groups are kept
@@ -254,7 +256,10 @@ class matmul_block {
   }
 };
 
+}  // namespace GPTQ_FLAGS
 }  // namespace detail
+
+inline namespace GPTQ_FLAGS {
 
 /// Outputs [first, first + y.cols) of a packed layer: y = x · Wᵀ + bias, x [tokens × in], y [tokens × those outputs],
 /// bias empty or of those outputs. Ranges can be done in parallel; multiples of 64 outputs, best of 1024 or more, leave
@@ -295,5 +300,6 @@ void matmul(packed_view const& p, matrix_view<float const> x, matrix_view<float>
   matmul<Path>(p, 0, x, y, bias);
 }
 
+}  // namespace GPTQ_FLAGS
 }  // namespace v0
 }  // namespace gptq

@@ -3,6 +3,7 @@
 
 #include <gptq/backend/host/eigen.hpp>
 #include <gptq/backend/host/parallel.hpp>
+#include <gptq/core/flags.hpp>
 #include <gptq/core/model_backend.hpp>
 
 #include <algorithm>
@@ -12,6 +13,7 @@
 namespace gptq {
 inline namespace v0 {
 namespace detail {
+inline namespace GPTQ_FLAGS {
 
 /// Queries of one head that are worked on together, and the keys that any of them sees.
 struct attention_tile {
@@ -95,6 +97,7 @@ void host_attention(matrix_view<T const> q, matrix_view<T const> k, matrix_view<
   });
 }
 
+}  // namespace GPTQ_FLAGS
 }  // namespace detail
 }  // namespace v0
 }  // namespace gptq

@@ -4,8 +4,7 @@
 #pragma once
 
 #include <gptq/backend/host/gram.hpp>
-
-#include <Eigen/Cholesky>
+#include <gptq/core/flags.hpp>
 
 #include <cmath>
 #include <utility>
@@ -14,6 +13,7 @@
 namespace gptq {
 inline namespace v0 {
 namespace detail {
+inline namespace GPTQ_FLAGS {
 
 /// a(i, j) −= a(i, k)·a(j, k)ᵀ for the columns j in [first, last) and all rows i from the tile of j down, k the inner
 /// columns [begin, begin + count).
@@ -162,6 +162,7 @@ void propagation_from_cholesky(matrix_view<S> a, matrix_view<S> pivots) {
   });
 }
 
+}  // namespace GPTQ_FLAGS
 }  // namespace detail
 }  // namespace v0
 }  // namespace gptq

@@ -3,11 +3,13 @@
 
 #include <gptq/backend/host/parallel.hpp>
 #include <gptq/backend/host/strip.hpp>
+#include <gptq/core/flags.hpp>
 #include <gptq/core/quantize_backend.hpp>
 
 namespace gptq {
 inline namespace v0 {
 namespace detail {
+inline namespace GPTQ_FLAGS {
 
 /// Quantizes one strip of a block; `strip` is scratch for b.weights.rows rows.
 template <int Bits, class Backend>
@@ -76,6 +78,7 @@ void solve_unit_lower_strips(matrix_view<S const> f, matrix_view<S> x) {
   });
 }
 
+}  // namespace GPTQ_FLAGS
 }  // namespace detail
 }  // namespace v0
 }  // namespace gptq

@@ -5,6 +5,7 @@
 #include <gptq/backend/host/eigen.hpp>
 #include <gptq/backend/host/forward_logits.hpp>
 #include <gptq/backend/host/parallel.hpp>
+#include <gptq/core/flags.hpp>
 #include <gptq/core/model_backend.hpp>
 
 #include <algorithm>
@@ -14,6 +15,8 @@
 
 namespace gptq {
 inline namespace v0 {
+
+inline namespace GPTQ_FLAGS {
 
 /// Models forward_backend and evaluation_backend. T is float, or double where a test wants an oracle. Owns the
 /// workspace of attention, so one object serves one caller at a time. Verbs check nothing: shapes are the caller's
@@ -191,5 +194,6 @@ class basic_host_forward {
 
 using host_forward = basic_host_forward<float>;
 
+}  // namespace GPTQ_FLAGS
 }  // namespace v0
 }  // namespace gptq

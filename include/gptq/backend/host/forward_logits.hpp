@@ -3,6 +3,7 @@
 
 #include <gptq/backend/host/eigen.hpp>
 #include <gptq/backend/host/parallel.hpp>
+#include <gptq/core/flags.hpp>
 
 #include <cmath>
 #include <cstdint>
@@ -11,6 +12,7 @@
 namespace gptq {
 inline namespace v0 {
 namespace detail {
+inline namespace GPTQ_FLAGS {
 
 /// A row in double: what is left of the sums below after cancellation may be 1e-5 and less.
 template <class T>
@@ -74,6 +76,7 @@ void host_divergence(matrix_view<T const> reference, matrix_view<T const> logits
   });
 }
 
+}  // namespace GPTQ_FLAGS
 }  // namespace detail
 }  // namespace v0
 }  // namespace gptq

@@ -3,6 +3,7 @@
 
 #include <gptq/backend/host/parallel.hpp>
 #include <gptq/backend/host/strip.hpp>
+#include <gptq/core/flags.hpp>
 #include <gptq/core/grid.hpp>
 
 #include <cmath>
@@ -12,6 +13,7 @@
 namespace gptq {
 inline namespace v0 {
 namespace detail {
+inline namespace GPTQ_FLAGS {
 
 /// x^exponent for x ≥ 0 with a relative error under 2e-5, as 2^(exponent·log2 x) with two short polynomials: candidates
 /// are compared by sums of it, and the exact power costs more than the whole solve. Zero gives 2^-126.
@@ -116,6 +118,7 @@ void fit_grid(matrix_view<S const> values, grid_options const& options, matrix_v
   });
 }
 
+}  // namespace GPTQ_FLAGS
 }  // namespace detail
 }  // namespace v0
 }  // namespace gptq

@@ -1,6 +1,7 @@
 /// Threads for the host backend: OpenMP where the compiler has it on, else one thread.
 #pragma once
 
+#include <gptq/core/flags.hpp>
 #include <gptq/core/matrix.hpp>
 
 #include <atomic>
@@ -13,6 +14,7 @@
 namespace gptq {
 inline namespace v0 {
 namespace detail {
+inline namespace GPTQ_FLAGS {
 
 inline int thread_count() {
 #if defined(_OPENMP)
@@ -54,6 +56,7 @@ void parallel_pieces(index_t n, index_t piece, F&& f) {
                [&](index_t i) { f(i * piece, i * piece + piece < n ? piece : n - i * piece); });
 }
 
+}  // namespace GPTQ_FLAGS
 }  // namespace detail
 }  // namespace v0
 }  // namespace gptq

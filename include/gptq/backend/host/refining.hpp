@@ -2,6 +2,7 @@
 #pragma once
 
 #include <gptq/backend/host/gram.hpp>
+#include <gptq/core/flags.hpp>
 #include <gptq/core/grid.hpp>
 
 #include <algorithm>
@@ -10,6 +11,7 @@
 namespace gptq {
 inline namespace v0 {
 namespace detail {
+inline namespace GPTQ_FLAGS {
 
 /// out += xᵀ·y by tiles of the result, rows 2048 at a time, so that partial sums stay short.
 template <class S>
@@ -100,6 +102,7 @@ void add_products(matrix_view<S const> x, matrix_view<S const> y, matrix_view<S 
   }
 }
 
+}  // namespace GPTQ_FLAGS
 }  // namespace detail
 }  // namespace v0
 }  // namespace gptq

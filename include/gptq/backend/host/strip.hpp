@@ -2,6 +2,7 @@
 /// all rows of a block stays in cache and the sum over earlier columns runs in registers.
 #pragma once
 
+#include <gptq/core/flags.hpp>
 #include <gptq/core/matrix.hpp>
 
 #include <algorithm>
@@ -10,6 +11,7 @@
 namespace gptq {
 inline namespace v0 {
 namespace detail {
+inline namespace GPTQ_FLAGS {
 
 /// A 64-byte vector of S; compilers split it where registers are narrower.
 template <class S>
@@ -67,6 +69,7 @@ void combine_rows(S const* start, S const* weights, S const* rows, index_t n, S*
   to[3] = s3;
 }
 
+}  // namespace GPTQ_FLAGS
 }  // namespace detail
 }  // namespace v0
 }  // namespace gptq

@@ -4,6 +4,7 @@
 /// are, a byte each, and `dot` adds their products with four signed bytes to 32-bit sums.
 #pragma once
 
+#include <gptq/core/flags.hpp>
 #include <gptq/core/matrix.hpp>
 
 #include <cstddef>
@@ -17,6 +18,7 @@
 namespace gptq {
 inline namespace v0 {
 namespace detail {
+inline namespace GPTQ_FLAGS {
 
 /// 2^(Bits−1) in every field of word `Word` of a run: as an XOR it makes codes signed, centred at zero.
 template <int Bits, int Word>
@@ -39,7 +41,10 @@ inline constexpr float top_unit = 1.0f / static_cast<float>(1ull << (32 - Bits))
 template <int Bits>
 inline constexpr std::int32_t byte_fields = static_cast<std::int32_t>(0x01010101u * ((1u << Bits) - 1));
 
+}  // namespace GPTQ_FLAGS
 }  // namespace detail
+
+inline namespace GPTQ_FLAGS {
 
 /// Vectors of 128 bits as g++ and clang have them on any processor.
 struct portable_path {
@@ -212,5 +217,6 @@ using matmul_path = avx2_path;
 using matmul_path = portable_path;
 #endif
 
+}  // namespace GPTQ_FLAGS
 }  // namespace v0
 }  // namespace gptq

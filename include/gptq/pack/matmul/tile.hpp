@@ -1,6 +1,7 @@
 /// The inner loop of the product from packed codes: a chunk of inputs times a tile of outputs, sums in registers.
 #pragma once
 
+#include <gptq/core/flags.hpp>
 #include <gptq/pack/bits.hpp>
 #include <gptq/pack/matmul/path.hpp>
 
@@ -12,6 +13,7 @@
 namespace gptq {
 inline namespace v0 {
 namespace detail {
+inline namespace GPTQ_FLAGS {
 
 inline constexpr int matmul_tile = 64;  ///< outputs of a tile, a multiple of all vectors
 
@@ -135,6 +137,7 @@ void multiply_tile(std::byte const* words, index_t stride, int runs, float const
   }
 }
 
+}  // namespace GPTQ_FLAGS
 }  // namespace detail
 }  // namespace v0
 }  // namespace gptq

@@ -2,6 +2,7 @@
 /// whose products and sums are exact. It takes a third of the operations that floats take.
 #pragma once
 
+#include <gptq/core/flags.hpp>
 #include <gptq/pack/bits.hpp>
 #include <gptq/pack/matmul/tile.hpp>
 
@@ -15,6 +16,7 @@
 namespace gptq {
 inline namespace v0 {
 namespace detail {
+inline namespace GPTQ_FLAGS {
 
 inline constexpr int matmul_digits = 3;  ///< of an input, to the base of 256
 inline constexpr int whole_tokens = 4;   ///< that share the codes of a pass; with one vector of outputs 12 sums
@@ -144,6 +146,7 @@ void multiply_tile(std::byte const* words, index_t stride, int runs, std::int32_
     whole_kernel<Path, Bits, Tokens, vectors>{}(words + 4 * n, stride, runs, x, from_output(out, n));
 }
 
+}  // namespace GPTQ_FLAGS
 }  // namespace detail
 }  // namespace v0
 }  // namespace gptq
