@@ -79,13 +79,26 @@ struct plain_backend {
     return finite;
   }
   template <class T>
-  void add_gram(view<T const> x, view<float> gram) {
+  void add_gram(view<T const> x, view<float> gram, bool fresh) {
     for (index_t r = 0; r < x.cols; ++r)
       for (index_t c = 0; c <= r; ++c) {
         double sum = 0;
         for (index_t t = 0; t < x.rows; ++t) sum += double(gptq::to_float(x(t, r))) * double(gptq::to_float(x(t, c)));
-        gram(r, c) += static_cast<float>(sum);
+        gram(r, c) = static_cast<float>(fresh ? sum : gram(r, c) + sum);
       }
+  }
+  // A sum that waits for others is kept as a triangle: its elements row by row, in a matrix that has room for them.
+  template <class F>
+  static void each_of_triangle(index_t n, F&& f) {
+    for (index_t r = 0, at = 0; r < n; ++r)
+      for (index_t c = 0; c <= r; ++c, ++at) f(r, c, at / (n + 1), at % (n + 1));
+  }
+  void pack_lower(view<float const> gram, view<float> packed) {
+    fill(packed, 0.0f);
+    each_of_triangle(gram.rows, [&](index_t r, index_t c, index_t i, index_t j) { packed(i, j) = gram(r, c); });
+  }
+  void add_packed(view<float const> packed, view<float> gram) {
+    each_of_triangle(gram.rows, [&](index_t r, index_t c, index_t i, index_t j) { gram(r, c) += packed(i, j); });
   }
   // H = V·Vᵀ, V upper triangular, from its last column to its first; f(j, i) holds V(i, j) until the pivots divide it.
   // Sums in double serve both precisions.

@@ -14,7 +14,8 @@ namespace {
 
 struct rounding_backend : gptq::host_model_backend {
   template <class T>
-  void add_gram(gptq::matrix_view<T const> x, gptq::matrix_view<float> gram) {
+  void add_gram(gptq::matrix_view<T const> x, gptq::matrix_view<float> gram, bool fresh) {
+    if (fresh) fill(gram, 0.0f);
     for (gptq::index_t j = 0; j < x.cols; ++j) gram(j, j) += 1.0f;
   }
 };

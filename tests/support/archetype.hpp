@@ -71,10 +71,21 @@ struct archetype {
     return finite;
   }
   template <class T>
-  void add_gram(view<T const> x, view<double> gram) {
+  void add_gram(view<T const> x, view<double> gram, bool fresh) {
+    for (index_t r = 0; fresh && r < x.cols; ++r)
+      for (index_t c = 0; c <= r; ++c) gram(r, c) = 0;
     for (index_t t = 0; t < x.rows; ++t)
       for (index_t r = 0; r < x.cols; ++r)
         for (index_t c = 0; c <= r; ++c) gram(r, c) += static_cast<double>(x(t, r)) * static_cast<double>(x(t, c));
+  }
+  void pack_lower(view<double const> gram, view<double> packed) {
+    each(packed, [&](index_t r, index_t c) { packed(r, c) = 0; });
+    for (index_t r = 0, at = 0; r < gram.rows; ++r)
+      for (index_t c = 0; c <= r; ++c, ++at) packed(at / packed.cols, at % packed.cols) = gram(r, c);
+  }
+  void add_packed(view<double const> packed, view<double> gram) {
+    for (index_t r = 0, at = 0; r < gram.rows; ++r)
+      for (index_t c = 0; c <= r; ++c, ++at) gram(r, c) += packed(at / packed.cols, at % packed.cols);
   }
   /// V from its last column to its first: no reversal, no Cholesky factor of anything else.
   bool factorize_hessian(view<double const> gram, view<std::int32_t const> order, double scale,

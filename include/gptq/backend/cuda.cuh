@@ -139,8 +139,14 @@ class cuda_backend {
     return detail::all_finite(*context_, x);
   }
   template <class T>
-  void add_gram(view<T const> x, view<float> gram) {
-    detail::add_gram(*context_, x, gram);
+  void add_gram(view<T const> x, view<float> gram, bool fresh = false) {
+    detail::add_gram(*context_, x, gram, fresh);
+  }
+  void pack_lower(view<float const> gram, view<float> packed) {
+    detail::elementwise(*context_, packed.rows, packed.cols, detail::pack_lower_element{gram, packed});
+  }
+  void add_packed(view<float const> packed, view<float> gram) {
+    detail::elementwise(*context_, packed.rows, packed.cols, detail::add_packed_element{packed, gram});
   }
   bool factorize_hessian(view<float const> gram, view<std::int32_t const> order, double scale,
                          matrix_view<float const> diagonal, precision p, view<float> f, view<float> pivots) {

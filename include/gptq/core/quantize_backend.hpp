@@ -52,7 +52,11 @@ struct column_block {
 ///                                         matrix plus one
 ///   b.fill(view, value) · b.copy(from, to) · b.add(alpha, x, y)       y += alpha·x
 ///   b.all_finite(x)                       no NaN or Inf in x, of any input type
-///   b.add_gram(x, gram)                   lower triangle of gram += xᵀ·x; x is [tokens × in], any input type
+///   b.add_gram(x, gram, fresh)            lower triangle of gram += xᵀ·x, or if `fresh` = xᵀ·x, whatever it held; x is
+///                                         [tokens × in], any input type
+///   b.pack_lower(gram, packed)            packed [(in + 1) / 2 × (in + 1)] holds the lower triangle of gram, in an order
+///                                         of the backend's choice; an element that is left over becomes 0
+///   b.add_packed(packed, gram)            lower triangle of gram += what was packed
 ///   b.factorize_hessian(gram, order, scale, diagonal, precision, f, pivots)
 ///                                         H(p, r) = scale·gram(π(p), π(r)), the symmetric matrix of which gram holds the
 ///                                         lower triangle, with diagonal(0, p), a row on the host, where p == r. H = V·Vᵀ,
@@ -88,7 +92,9 @@ concept quantize_backend =
   b.copy(c, m);
   b.add(value, c, m);
   { b.all_finite(x) } -> std::same_as<bool>;
-  b.add_gram(x, m);
+  b.add_gram(x, m, bool());
+  b.pack_lower(c, m);
+  b.add_packed(c, m);
   { b.factorize_hessian(c, order, double(), host_c, p, m, m) } -> std::same_as<bool>;
   b.gather_weights(x, order, live, m);
   b.template fit_grid<4, true>(c, options, m, zeros);

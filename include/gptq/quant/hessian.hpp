@@ -3,6 +3,7 @@
 
 #include <gptq/core/error.hpp>
 #include <gptq/core/quantize_backend.hpp>
+#include <gptq/quant/ordered_sum.hpp>
 
 #include <string>
 #include <utility>
@@ -12,7 +13,8 @@ inline namespace v0 {
 
 /// Accumulates G = Σ xᵀ·x over calibration batches; the Hessian of the layer's squared error is H = (2 / tokens)·G.
 /// Only the lower triangle is kept up to date. Inputs are used as they are (16-bit values are exact in the products)
-/// and the sum is kept in the backend's scalar: H is scaled, never x.
+/// and the sum is kept in the backend's scalar: H is scaled, never x. Its order is that of ordered_sum: who adds several
+/// leaves calls begin_leaf, and several workers merge theirs.
 template <quantize_backend Backend>
 class hessian {
  public:
@@ -22,10 +24,12 @@ class hessian {
   enum class non_finite : unsigned char { refuse, drop };
 
   hessian(Backend& backend, index_t in_features, non_finite policy = non_finite::refuse)
-      : backend_(&backend), gram_(backend.template make<scalar>(in_features, in_features)), policy_(policy) {
+      : backend_(&backend), sum_(backend, in_features, in_features), policy_(policy) {
     if (in_features < 1) throw shape_error("hessian: a layer without inputs");
-    backend.fill(gram_, scalar(0));
   }
+
+  /// What is added from now on is of that leaf of the calibration samples; leaves come in ascending order.
+  void begin_leaf(index_t leaf) { sum_.begin_leaf(leaf); }
 
   /// Adds a batch of inputs, x [tokens × in_features] in the backend's memory, float or a 16-bit type, any row stride.
   /// `sequences` counts for the reference's scale only. Padding must not be in x. Throws shape_error for a wrong width,
@@ -44,7 +48,7 @@ class hessian {
       ++dropped_;
       return;
     }
-    backend_->add_gram(inputs, gram_);
+    sum_.add([&](view_of<Backend, scalar> gram, bool fresh) { backend_->add_gram(inputs, gram, fresh); });
     tokens_ += x.rows;
     sequences_ += sequences;
   }
@@ -52,16 +56,31 @@ class hessian {
   requires requires(Matrix const& m) { m.view(); }
   void add(Matrix const& x, index_t sequences = 1) { add(x.view(), sequences); }
 
-  [[nodiscard]] index_t in_features() const { return gram_.rows(); }
+  /// Takes over what another worker has added, over leaves that this one does not have: the same bits as if this one had
+  /// added it in their order.
+  void merge(hessian&& other) {
+    if (other.in_features() != in_features())
+      throw shape_error("hessian: merging " + std::to_string(other.in_features()) + " inputs with " +
+                        std::to_string(in_features()));
+    for (auto& n : other.sum_.take()) sum_.insert(std::move(n));
+    tokens_ += other.tokens_;
+    sequences_ += other.sequences_;
+    batches_ += other.batches_;
+    dropped_ += other.dropped_;
+  }
+  /// The nodes of the sum, for workers that have no memory in common; nothing stays behind.
+  [[nodiscard]] ordered_sum<Backend, summed_part::lower_triangle>& sum() { return sum_; }
+
+  [[nodiscard]] index_t in_features() const { return sum_.rows(); }
   [[nodiscard]] index_t tokens() const { return tokens_; }
   [[nodiscard]] index_t sequences() const { return sequences_; }
   [[nodiscard]] index_t batches() const { return batches_; }
   [[nodiscard]] index_t dropped_batches() const { return dropped_; }
 
-  /// The raw sum G [in × in], lower triangle; mutable, so that somebody with a Gram matrix of their own can put it
-  /// there and say with `set_counts` how many tokens and sequences it holds.
-  [[nodiscard]] matrix_of<Backend, scalar>& gram() { return gram_; }
-  [[nodiscard]] matrix_of<Backend, scalar> const& gram() const { return gram_; }
+  /// The raw sum G [in × in], lower triangle, after which no further leaf may begin; mutable, so that somebody with a Gram
+  /// matrix of their own can put it there and say with `set_counts` how many tokens and sequences it holds.
+  [[nodiscard]] matrix_of<Backend, scalar>& gram() { return sum_.total(); }
+  [[nodiscard]] matrix_of<Backend, scalar> const& gram() const { return sum_.total(); }
   void set_counts(index_t tokens, index_t sequences) {
     tokens_ = tokens;
     sequences_ = sequences;
@@ -69,7 +88,7 @@ class hessian {
 
  private:
   Backend* backend_;
-  matrix_of<Backend, scalar> gram_;
+  mutable ordered_sum<Backend, summed_part::lower_triangle> sum_;  ///< gram() ends it: what it holds stays the same
   non_finite policy_;
   index_t tokens_ = 0;
   index_t sequences_ = 0;

@@ -9,6 +9,7 @@
 
 #include <gptq/core/refining.hpp>
 #include <gptq/quant/factor.hpp>
+#include <gptq/quant/ordered_sum.hpp>
 
 #include <cstdint>
 #include <numeric>
@@ -40,11 +41,9 @@ class drift {
   /// up to most_samples are kept, evenly spaced, for the loss against the float model; 0 keeps none.
   drift(B& backend, index_t in_features, index_t residual = 0, index_t tokens = 0)
       : backend_(&backend),
-        cross_(backend.template make<scalar>(in_features, in_features)),
-        residual_(backend.template make<scalar>(residual ? in_features : 0, residual)),
+        cross_(backend, in_features, in_features),
+        residual_(backend, residual ? in_features : 0, residual),
         every_((std::max)(index_t(1), (tokens + most_samples - 1) / most_samples)) {
-    backend.fill(cross_, scalar(0));
-    if (residual) backend.fill(residual_, scalar(0));
     if (tokens == 0) return;
     index_t const kept = (tokens + every_ - 1) / every_;
     samples_ = backend.template make<scalar>(in_features, kept);
@@ -54,6 +53,17 @@ class drift {
   }
   static constexpr index_t most_samples = 1024;
 
+  /// What is added from now on is of that leaf of the calibration samples, as with the hessian.
+  void begin_leaf(index_t leaf) {
+    cross_.begin_leaf(leaf);
+    residual_.begin_leaf(leaf);
+  }
+  /// Takes over the sums that another worker has added, over leaves that this one does not have.
+  void merge(drift&& other) {
+    for (auto& n : other.cross_.take()) cross_.insert(std::move(n));
+    for (auto& n : other.residual_.take()) residual_.insert(std::move(n));
+  }
+
   /// Inputs of the quantized and of the float model [tokens × in]; a type with the precision of either.
   template <class T>
   void add(view_of<B, T const> x, view_of<B, T const> x_float) {
@@ -61,7 +71,7 @@ class drift {
     auto const moved = difference(x_float, x);
     view_of<B, T const> const by = moved;
     if (!backend_->all_finite(by)) throw numeric_error("drift: NaN or Inf in the inputs of the float model");
-    backend_->add_cross(x, by, cross_);
+    add_product(x, by, cross_);
     keep(x, x_float);
     tokens_ += x.rows;
   }
@@ -70,16 +80,16 @@ class drift {
   void add_residual(view_of<B, T const> x, view_of<B, T const> r, view_of<B, T const> r_float) {
     check(r, r_float, residual_.cols());
     auto const moved = difference(r_float, r);
-    backend_->add_cross(x, view_of<B, T const>(moved), residual_);
+    add_product(x, view_of<B, T const>(moved), residual_);
   }
 
   [[nodiscard]] index_t in_features() const { return cross_.rows(); }
   /// Σ x·(x_f − x)ᵀ [in × in]: D transposed, unscaled
-  [[nodiscard]] matrix_of<B, scalar>& cross() { return cross_; }
-  [[nodiscard]] matrix_of<B, scalar> const& cross() const { return cross_; }
+  [[nodiscard]] matrix_of<B, scalar>& cross() { return cross_.total(); }
+  [[nodiscard]] matrix_of<B, scalar> const& cross() const { return cross_.total(); }
   /// Σ x·(r_f − r)ᵀ [in × out]: E transposed, unscaled; empty where no residual stream was added
-  [[nodiscard]] matrix_of<B, scalar>& residual() { return residual_; }
-  [[nodiscard]] matrix_of<B, scalar> const& residual() const { return residual_; }
+  [[nodiscard]] matrix_of<B, scalar>& residual() { return residual_.total(); }
+  [[nodiscard]] matrix_of<B, scalar> const& residual() const { return residual_.total(); }
   /// The inputs of some tokens, of the quantized and of the float model [in × samples].
   [[nodiscard]] view_of<B, scalar const> samples() const {
     return view_of<B, scalar const>(samples_).col_range(0, kept_);
@@ -89,6 +99,15 @@ class drift {
   }
 
  private:
+  using sum = ordered_sum<B, summed_part::all>;
+
+  template <class T>
+  void add_product(view_of<B, T const> x, view_of<B, T const> y, sum& to) {
+    to.add([&](view_of<B, scalar> s, bool fresh) {
+      if (fresh) backend_->fill(s, scalar(0));
+      backend_->add_cross(x, y, s);
+    });
+  }
   /// Tokens 0, every_, 2·every_, …
   template <class T>
   void keep(view_of<B, T const> x, view_of<B, T const> x_float) {
@@ -116,8 +135,8 @@ class drift {
   }
 
   B* backend_;
-  matrix_of<B, scalar> cross_;
-  matrix_of<B, scalar> residual_;
+  mutable sum cross_;
+  mutable sum residual_;
   index_t every_;
   index_t tokens_ = 0;
   index_t kept_ = 0;

@@ -183,10 +183,10 @@ inline gram_plan plan_gram(index_t n) {
   return n >= 8192 ? gram_plan{16, 1} : n >= 4000 ? gram_plan{4, 1} : n >= 1536 ? gram_plan{5, 4} : gram_plan{1, 1};
 }
 
-/// Lower triangle of gram += xᵀ·x by panels of rows; 16-bit inputs meet fp32 sums, fp32 inputs stay in fp32 throughout.
+/// Lower triangle of gram += xᵀ·x, or if `fresh` = xᵀ·x, by panels of rows; 16-bit inputs meet fp32 sums, fp32 inputs stay in fp32 throughout.
 /// (The last rows of a panel get a little more than their triangle: what lies above the diagonal is unspecified.)
 template <class T>
-void add_gram(cuda_context& c, device_view<T const> x, device_view<float> gram, gram_plan plan) {
+void add_gram(cuda_context& c, device_view<T const> x, device_view<float> gram, gram_plan plan, bool fresh = false) {
   index_t const n = x.cols;
   if (n == 0 || x.rows == 0) return;
   index_t const width = pieces_of(pieces_of(n, plan.panels), 128) * 128;
@@ -195,17 +195,44 @@ void add_gram(cuda_context& c, device_view<T const> x, device_view<float> gram, 
     index_t const first = (panels - 1 - i) * width;  // the largest first
     index_t const rows = (std::min)(width, n - first);
     float const one = 1;
+    float const keep = fresh ? 0.0f : 1.0f;
     check(cublasGemmEx(blas, CUBLAS_OP_N, CUBLAS_OP_T, int(first + rows), int(rows), int(x.rows), &one, x.data,
-                       blas_type<T>, int(x.stride), x.data + first, blas_type<T>, int(x.stride), &one, gram.row(first),
+                       blas_type<T>, int(x.stride), x.data + first, blas_type<T>, int(x.stride), &keep, gram.row(first),
                        CUDA_R_32F, int(gram.stride), CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT),
           "cublasGemmEx");
   });
 }
 
 template <class T>
-void add_gram(cuda_context& c, device_view<T const> x, device_view<float> gram) {
-  add_gram(c, x, gram, plan_gram(x.cols));
+void add_gram(cuda_context& c, device_view<T const> x, device_view<float> gram, bool fresh = false) {
+  add_gram(c, x, gram, plan_gram(x.cols), fresh);
 }
+
+/// Element (p, i) of the packed form [(n + 1) / 2 × (n + 1)] of a lower triangle of n rows: row p holds row n − 1 − p of
+/// the triangle and behind it row p; the middle row of an odd n is by itself.
+struct packed_position {
+  index_t row, col;
+  bool used;
+  __device__ packed_position(index_t n, index_t p, index_t i)
+      : row(i < n - p ? n - 1 - p : p), col(i < n - p ? i : i - (n - p)), used(i < n - p || p != n - 1 - p) {}
+};
+
+struct pack_lower_element {
+  device_view<float const> gram;
+  device_view<float> packed;
+  __device__ void operator()(index_t p, index_t i) const {
+    packed_position const at(gram.rows, p, i);
+    packed(p, i) = at.used ? gram(at.row, at.col) : 0.0f;
+  }
+};
+struct add_packed_element {
+  device_view<float const> packed;
+  device_view<float> gram;
+  __device__ void operator()(index_t p, index_t i) const {
+    packed_position const at(gram.rows, p, i);
+    if (at.used) gram(at.row, at.col) += packed(p, i);
+  }
+};
 
 }  // namespace detail
 }  // namespace v0
