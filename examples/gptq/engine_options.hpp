@@ -2,6 +2,7 @@
 #pragma once
 
 #include "console.hpp"
+#include "remedy.hpp"
 
 #include <gptq/engines/engines.hpp>
 
@@ -32,12 +33,15 @@ inline void add_engine_options(CLI::App& command, engine_arguments& a) {
       ->type_name("N");
 }
 
-/// What the engines asked for say of a model.
+/// What the engines asked for say of a model, with the options that change it.
 inline std::vector<gptq::engine_finding> check_engines(engine_arguments const& a, gptq::served_model model) {
   model.tensor_parallel = a.tensor_parallel;
   std::vector<gptq::engine_finding> all;
   for (std::string const& name : a.names)
-    for (auto& f : gptq::check_engine(model, *gptq::find_engine(name))) all.push_back(std::move(f));
+    for (auto& f : gptq::check_engine(model, *gptq::find_engine(name))) {
+      f.change = with_options(f.change, f.remedy);
+      all.push_back(std::move(f));
+    }
   return all;
 }
 

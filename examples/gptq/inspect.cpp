@@ -2,6 +2,7 @@
 #include "app.hpp"
 #include "console.hpp"
 #include "engine_options.hpp"
+#include "remedy.hpp"
 
 #include <gptq/engines/inspect.hpp>
 #include <gptq/io/json.hpp>
@@ -30,7 +31,7 @@ void check_model(gptq::inspection& found) {
   try {
     gptq::model_weights const weights(found.folder);
   } catch (gptq::error const& e) {
-    found.problems.push_back({"model", "config.json", e.what(), true});
+    found.problems.push_back({"model", "config.json", with_options(e.what(), e.change()), true});
   }
 }
 
@@ -43,6 +44,7 @@ int inspect(inspect_arguments const& a) {
   gptq::checkpoint_reader const reader(a.model);
   gptq::inspection found = gptq::inspect(reader);
   check_model(found);
+  for (gptq::advice& note : found.notes) note.text = with_options(note);
   std::vector<gptq::engine_finding> findings;
   if (!a.engines.names.empty()) {
     if (!found.quantization) throw gptq::format_error(a.model + ": --engine: the folder is not quantized");

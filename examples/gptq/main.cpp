@@ -2,7 +2,9 @@
 #include "app.hpp"
 #include "console.hpp"
 #include "interrupt.hpp"
+#include "remedy.hpp"
 
+#include <gptq/core/error.hpp>
 #include <gptq/version.hpp>
 
 #include <CLI/CLI.hpp>
@@ -77,6 +79,8 @@ int main(int argc, char** argv) {
     std::raise(e.signal());  // so that a shell sees what ended the program
   } catch (std::bad_alloc const&) {
     app::say("out of memory");
+  } catch (gptq::error const& e) {
+    app::say(app::with_options(e.what(), e.change()));
   } catch (std::exception const& e) {
     app::say(e.what());
   }

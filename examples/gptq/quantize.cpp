@@ -7,6 +7,7 @@
 #include "progress.hpp"
 #include "quantize_options.hpp"
 #include "quantize_report.hpp"
+#include "remedy.hpp"
 #include "report_file.hpp"
 
 #include <gptq/backend/host_model.hpp>
@@ -142,8 +143,10 @@ int quantize(quantize_arguments const& a) {
       a,       options, calibration, family, run_pipeline(a, options, calibration, memory, warnings, device, usage),
       warnings};
   run.device = std::move(usage);
-  for (auto const& w : run.report.warnings) warn(w);
-  run.warnings.insert(run.warnings.end(), run.report.warnings.begin(), run.report.warnings.end());
+  for (gptq::advice const& w : run.report.warnings) {
+    warn(with_options(w));
+    run.warnings.push_back(with_options(w));
+  }
   run.peak_resident = memory.peak_resident();
   run.peak_anonymous = memory.peak_anonymous();
   run.total_seconds = clock.seconds();

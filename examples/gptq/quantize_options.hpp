@@ -28,14 +28,6 @@ namespace app {
 
 inline constexpr std::array<char const*, 3> order_names = {"natural", "desc_act", "group_aware"};
 
-inline std::vector<std::string> const gptq_formats = {"gptq", "gptq_v2", "compressed-tensors"};
-
-inline gptq::checkpoint_format parse_format(std::string const& name) {
-  return name == "gptq"      ? gptq::checkpoint_format::gptq
-         : name == "gptq_v2" ? gptq::checkpoint_format::gptq_v2
-                             : gptq::checkpoint_format::compressed_tensors;
-}
-
 /// Empty where the option was not given and the preset, or another option, decides.
 struct quantize_arguments {
   std::string model, output;
@@ -142,7 +134,7 @@ inline void add_options(CLI::App& command, quantize_arguments& a) {
       ->type_name("N");
   command
       .add_option("--format", a.format, "gptq, gptq_v2 or compressed-tensors; default: gptq, without symmetry gptq_v2")
-      ->check(CLI::IsMember(gptq_formats))
+      ->check(CLI::IsMember(gptq::format_names()))
       ->type_name("NAME");
   command
       .add_option("--dtype", a.dtype, "keep: tensors that are not quantized stay as they are; float16: convert them")
@@ -229,9 +221,8 @@ inline gptq::pipeline_options resolve(quantize_arguments const& a) {
   bool const sym = o.spec.sym && std::all_of(o.dynamic.begin(), o.dynamic.end(),
                                              [](auto const& rule) { return rule.sym.value_or(true); });
   o.format = sym ? gptq::checkpoint_format::gptq : gptq::checkpoint_format::gptq_v2;
-  if (a.format) o.format = parse_format(*a.format);
-  // Format gptq has no way to say 0: a constraint of the search, not a repair of its result.
-  o.quantize.grid.nonzero_zeros = !sym && o.format == gptq::checkpoint_format::gptq;
+  if (a.format) o.format = *gptq::find_format(*a.format);
+  if (!sym) gptq::constrain(o.format, o.quantize.grid);
   o.true_sequential = a.true_sequential;
   o.all_layers = a.all_layers;
   o.as_llama = a.as == "llama";

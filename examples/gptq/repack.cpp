@@ -2,6 +2,7 @@
 #include "app.hpp"
 #include "console.hpp"
 #include "quantize_options.hpp"
+#include "remedy.hpp"
 #include "size.hpp"
 
 #include <gptq/quantize/repack.hpp>
@@ -23,11 +24,11 @@ struct repack_arguments {
 
 int repack(repack_arguments const& a) {
   gptq::repack_options options;
-  if (!a.format.empty()) options.format = parse_format(a.format);
+  if (!a.format.empty()) options.format = *gptq::find_format(a.format);
   options.shard_size = parse_size("--shard-size", a.shard_size);
   options.overwrite = a.overwrite;
   auto const report = gptq::repack(a.model, a.output, options);
-  for (auto const& w : report.warnings) warn(w);
+  for (gptq::advice const& w : report.warnings) warn(with_options(w));
   fmt::print("{}, {} -> {}, {}\nwritten to {}\n", counted(static_cast<std::int64_t>(report.layers), "quantized layer"),
              to_string(report.from), to_string(report.to), megabytes(report.bytes), a.output);
   return success;
@@ -42,7 +43,7 @@ void add_repack(CLI::App& root, action& run) {
   command->add_option("model", a->model, "Quantized model folder")->required()->type_name("");
   command->add_option("output", a->output, "Folder to write; must not exist")->required()->type_name("");
   command->add_option("--format", a->format, "gptq, gptq_v2 or compressed-tensors; default: as found")
-      ->check(CLI::IsMember(gptq_formats))
+      ->check(CLI::IsMember(gptq::format_names()))
       ->type_name("NAME");
   command->add_option("--shard-size", a->shard_size, "Largest file of weights: 4GB, 500MB, 2GiB, bytes")
       ->capture_default_str()

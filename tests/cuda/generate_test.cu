@@ -89,7 +89,7 @@ TEST_CASE("cuda packed product: every width, zero point, group and number of tok
         for (auto order : {gptq::column_order::natural, gptq::column_order::desc_act})
           for (auto format : {gptq::checkpoint_format::gptq, gptq::checkpoint_format::gptq_v2})
             for (index_t tokens : {1, 8, 19}) {
-              CAPTURE(bits, in, out, g, static_cast<int>(order), to_string(format), tokens);
+              CAPTURE(bits, in, out, g, static_cast<int>(order), static_cast<int>(format), tokens);
               gptq::quant_spec const spec{.bits = bits, .group_size = g, .sym = false, .order = order};
               auto const packed = gptq::pack(test::random_linear(in, out, spec, 1), format);
               CHECK(product_error(packed, tokens, tokens == 8) <

@@ -41,7 +41,7 @@ TEST_CASE("cuda pack: the tensors of the host, and the way back") {
       for (int g : {-1, 16, 128})
         for (auto order : {gptq::column_order::natural, gptq::column_order::desc_act})
           for (auto format : {checkpoint_format::gptq, checkpoint_format::gptq_v2}) {
-            CAPTURE(bits, in, out, g, static_cast<int>(order), to_string(format));
+            CAPTURE(bits, in, out, g, static_cast<int>(order), static_cast<int>(format));
             gptq::quant_spec const spec{.bits = bits, .group_size = g, .sym = false, .order = order};
             auto q = test::random_linear(in, out, spec, format == checkpoint_format::gptq ? 1 : 0);
             for (index_t i = 0; i < q.scales.size(); ++i) q.scales.data()[i] *= 0.1f;  // not float16's any more

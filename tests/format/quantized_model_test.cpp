@@ -124,6 +124,37 @@ TEST_CASE("a missing g_idx means position / group_size, and is a problem for oth
   CHECK(problems(l) == "C1 l: has no g_idx: some readers need it\n");
 }
 
+TEST_CASE("zero points that are left out, or empty, are those of symmetric grids", "[quantized]") {
+  auto const expected = [](gptq::quantized_model const& m) {
+    auto const w = gptq::dequantize(m.find("l")->tensors);
+    CHECK(w(0, 0) == 0.5f * (1 - 8));
+    CHECK(w(23, 63) == 0.5f * (8 - 8));
+  };
+  char const* const version = GENERATE("gptq", "gptq_v2");
+  layer l;
+  l.config["checkpoint_format"] = version;
+  SECTION("absent") {
+    l.erase("qzeros");
+    with_model(l, expected);
+    CHECK(problems(l) == "C1 l: has no zero points: some readers need them\n");
+    l.config["sym"] = false;
+    CHECK_THAT(refusal(l), test::contains("l: missing tensors: l.qzeros"));
+  }
+  SECTION("empty") {
+    auto const shape = GENERATE(std::vector<std::int64_t>{2, 0}, std::vector<std::int64_t>{0});
+    l["qzeros"] = {"l.qzeros", "I32", shape, ""};
+    with_model(l, expected);
+    CHECK(problems(l) == "C1 l: has no zero points: some readers need them\n");
+    l.config["sym"] = false;
+    CHECK_THAT(refusal(l), test::contains("qzeros is empty, but sym is false"));
+  }
+  SECTION("more groups than inputs are refused before anything is made of them") {
+    l["qzeros"] = {"l.qzeros", "I32", {0}, ""};
+    l["scales"] = {"l.scales", "F16", {128, 24}, test::bytes_of(std::vector<std::uint16_t>(128 * 24, 0x3800))};
+    CHECK_THAT(refusal(l), test::contains("shapes do not fit together"));
+  }
+}
+
 TEST_CASE("the width comes from the shapes, whatever the config says", "[quantized]") {
   layer l;
   l.config["bits"] = 8;
@@ -138,6 +169,7 @@ TEST_CASE("the width comes from the shapes, whatever the config says", "[quantiz
 TEST_CASE("C1: tensors that are missing, doubled or of the wrong kind are refused", "[quantized]") {
   layer l;
   SECTION("all missing ones are listed") {
+    l.config["sym"] = false;
     l.erase("qzeros");
     l.erase("scales");
     CHECK_THAT(refusal(l), test::contains("l: missing tensors: l.qzeros, l.scales"));

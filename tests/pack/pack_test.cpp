@@ -75,7 +75,7 @@ TEST_CASE("unpacking undoes packing in both formats", "[pack]") {
   index_t const out = GENERATE(1, 33, 96);
   auto const format = GENERATE(checkpoint_format::gptq, checkpoint_format::gptq_v2);
   int const group_size = GENERATE(-1, 16, 128);
-  CAPTURE(bits, sym, in, out, gptq::to_string(format), group_size);
+  CAPTURE(bits, sym, in, out, static_cast<int>(format), group_size);
   auto const q = test::random_linear(
       in, out, {.bits = bits, .group_size = group_size, .sym = sym, .order = gptq::column_order::desc_act},
       format == checkpoint_format::gptq ? 1 : 0);

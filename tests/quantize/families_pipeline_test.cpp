@@ -109,7 +109,7 @@ TEST_CASE("families: TeleChat2 keeps query and key_value in float unless told, a
   CHECK(report.kept_float.size() == 12);
   CHECK(report.fallbacks() == 0);
   bool told = false;
-  for (auto const& w : report.warnings) told = told || w.find("vLLM") != std::string::npos;
+  for (auto const& w : report.warnings) told = told || w.text.find("vLLM") != std::string::npos;
   CHECK(told);
   auto const config = gptq::read_json(dir / "out/config.json").at("quantization_config");
   CHECK(config.at("modules_in_block_to_quantize").dump() ==

@@ -128,10 +128,11 @@ TEST_CASE("repack: what a format can't say is refused, naming the layer, and not
   CHECK_THAT(test::message_of([&] {
                gptq::repack(dir / "scattered", dir / "out", {.format = checkpoint_format::compressed_tensors});
              }),
-             test::contains("--order group_aware"));
+             test::contains("quantize in the group-aware order"));
   CHECK(test::listing(dir.path()) == std::vector<std::string>{"scattered", "zero"});
   auto const report = gptq::repack(dir / "scattered", dir / "out", {.format = checkpoint_format::gptq_v2});
-  CHECK_THAT(report.warnings.back(), test::contains("current vLLM refuses") && test::contains("--order group_aware"));
+  CHECK_THAT(report.warnings.back().text, test::contains("current vLLM refuses"));
+  CHECK(report.warnings.back().change == gptq::remedies(gptq::remedy::order_group_aware));
   check_same(dir / "scattered", dir / "out");
 }
 
@@ -147,6 +148,21 @@ TEST_CASE("repack: other shards and a missing g_idx") {
   CHECK(gptq::inspect(dir / "out").problems.empty());
 }
 
+TEST_CASE("repack: zero points that a symmetric folder leaves out are written") {
+  test::temp_dir const dir;
+  bool const empty = GENERATE(false, true);
+  for (checkpoint_format const format : {checkpoint_format::gptq, checkpoint_format::gptq_v2}) {
+    gptq_folder m = model_of({}, format);
+    std::string const name = to_string(format);
+    m.write(dir / ("full " + name));
+    m.edit("", [&](tiny_layer& l) { l.qzeros = empty ? test::zero_tensor::empty : test::zero_tensor::none; });
+    m.write(dir / name);
+    CHECK_FALSE((tensors_of(dir / name) == tensors_of(dir / ("full " + name))));
+    repack(dir / name, dir / ("again " + name), format);
+    CHECK((tensors_of(dir / ("again " + name)) == tensors_of(dir / ("full " + name))));
+  }
+}
+
 TEST_CASE("repack: checkpoints by GPTQModel, there and back") {
   GPTQ_REQUIRE_SHARED("fixtures");
   for (char const* const name : {"gptqmodel-w4g128", "gptqmodel-w4g128-partial", "gptqmodel-w2g64-asym-v2"}) {
@@ -159,7 +175,7 @@ TEST_CASE("repack: checkpoints by GPTQModel, there and back") {
   }
   auto const found = gptq::inspect(test::shared_dir() / "fixtures" / "gptqmodel-w4g32-desc-act");
   REQUIRE(found.notes.size() == 1);
-  CHECK_THAT(found.notes.front(), test::contains("current vLLM refuses"));
+  CHECK_THAT(found.notes.front().text, test::contains("current vLLM refuses"));
 }
 
 TEST_CASE("repack: settings in the spellings of AutoGPTQ, optimum and others are read") {

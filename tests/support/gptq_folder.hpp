@@ -3,7 +3,7 @@
 
 #include "support/temp_dir.hpp"
 
-#include <gptq/format/compressed_tensors.hpp>
+#include <gptq/format/formats.hpp>
 #include <gptq/format/quantization_config.hpp>
 #include <gptq/io/writer.hpp>
 #include <gptq/pack/pack.hpp>
@@ -15,6 +15,9 @@
 
 namespace test {
 
+/// What becomes of qzeros.
+enum class zero_tensor : unsigned char { full, empty, none };
+
 struct tiny_layer {
   std::string name;
   gptq::index_t inputs = 128;
@@ -23,6 +26,7 @@ struct tiny_layer {
   gptq::quant_spec spec = {};
   int zero = -1;  ///< -1: that of symmetric grids; all zero points otherwise
   bool g_idx = true;
+  zero_tensor qzeros = zero_tensor::full;
   float bias = -1;  ///< its value; -1: none
 };
 
@@ -103,19 +107,22 @@ struct gptq_folder {
       for (gptq::index_t i = 0; i < p.qzeros.size(); ++i) p.qzeros.data()[i] = -1;
       return raw(writer, l.name, p);
     }
-    if (l.g_idx) return write_quantized(writer, l.name, view(p), settings.format);
+    if (l.g_idx && l.qzeros == zero_tensor::full) return write_quantized(writer, l.name, view(p), settings.format);
     p.format = settings.format;
     if (settings.format == gptq::checkpoint_format::gptq) p = gptq::pack(q, gptq::checkpoint_format::gptq);
-    p.g_idx.clear();
-    raw(writer, l.name, p);
+    if (!l.g_idx) p.g_idx.clear();
+    if (l.qzeros != zero_tensor::full) p.qzeros = gptq::matrix<std::int32_t>(p.qzeros.rows(), 0);
+    raw(writer, l.name, p, l.qzeros == zero_tensor::none);
   }
 
-  static void raw(gptq::checkpoint_writer& writer, std::string const& name, gptq::packed_linear const& p) {
+  static void raw(gptq::checkpoint_writer& writer, std::string const& name, gptq::packed_linear const& p,
+                  bool without_zeros = false) {
     auto const bytes = [](auto const& m) {
       return std::as_bytes(std::span(m.data(), static_cast<std::size_t>(m.size())));
     };
     writer.add(name + ".qweight", gptq::dtype::i32, {p.qweight.rows(), p.qweight.cols()}, bytes(p.qweight));
-    writer.add(name + ".qzeros", gptq::dtype::i32, {p.qzeros.rows(), p.qzeros.cols()}, bytes(p.qzeros));
+    if (!without_zeros)
+      writer.add(name + ".qzeros", gptq::dtype::i32, {p.qzeros.rows(), p.qzeros.cols()}, bytes(p.qzeros));
     writer.add(name + ".scales", gptq::dtype::f16, {p.scales.rows(), p.scales.cols()}, bytes(p.scales));
     if (!p.g_idx.empty())
       writer.add(name + ".g_idx", gptq::dtype::i32, {p.in_features}, std::as_bytes(std::span(p.g_idx)));

@@ -108,7 +108,7 @@ void check_short_of_memory(int least_told) {
       ++completed;
       bool const smaller = report.chunk_tokens < 200;
       CHECK(smaller == std::any_of(report.warnings.begin(), report.warnings.end(),
-                                   [](auto const& w) { return w.starts_with("device memory: "); }));
+                                   [](auto const& w) { return w.text.starts_with("device memory: "); }));
       told += smaller;
     } catch (gptq::device_memory_error const&) {
       CHECK_FALSE(std::filesystem::exists(dir / "out"));

@@ -2,15 +2,23 @@
 /// of the layer (core/report.hpp).
 #pragma once
 
+#include <gptq/core/remedy.hpp>
+
 #include <stdexcept>
 #include <string>
 
 namespace gptq {
 inline namespace v0 {
 
-/// Base of everything the library throws on purpose.
+/// Base of everything the library throws on purpose: what is wrong, and what a caller may change about it, if that is
+/// known.
 class error : public std::runtime_error {
-  using std::runtime_error::runtime_error;
+ public:
+  explicit error(std::string const& text, remedies change = {}) : std::runtime_error(text), change_(change) {}
+  [[nodiscard]] remedies change() const noexcept { return change_; }
+
+ private:
+  remedies change_;
 };
 
 /// Arguments whose sizes or settings do not fit together; the text names both.

@@ -5,6 +5,7 @@
 
 #include <gptq/core/float16.hpp>
 #include <gptq/core/macros.hpp>
+#include <gptq/core/spec.hpp>
 
 #if defined(__FAST_MATH__)
 #error "gptq: quantization needs IEEE arithmetic; compile without -ffast-math (packing and dequantizing do not mind)"
@@ -26,9 +27,6 @@ struct grid_options {
 /// Largest code of a width.
 template <int Bits>
 inline constexpr int max_code = (1 << Bits) - 1;
-
-/// Zero point of a symmetric grid: 2, 4, 8, 128.
-GPTQ_HD constexpr int sym_zero(int bits) { return 1 << (bits - 1); }
 
 /// The smallest positive float16, to which smaller scales are lifted.
 inline constexpr float smallest_float16 = 5.9604644775390625e-08f;

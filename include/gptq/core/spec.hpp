@@ -6,6 +6,7 @@
 #pragma once
 
 #include <gptq/core/error.hpp>
+#include <gptq/core/macros.hpp>
 
 #include <string>
 
@@ -27,6 +28,9 @@ struct layer_format {
 
   friend constexpr bool operator==(layer_format const&, layer_format const&) = default;
 };
+
+/// Zero point of a symmetric grid: 2, 4, 8, 128.
+GPTQ_HD constexpr int sym_zero(int bits) { return 1 << (bits - 1); }
 
 /// What one linear layer is quantized to, and in which order of its columns.
 struct quant_spec {

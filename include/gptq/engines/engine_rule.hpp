@@ -46,7 +46,8 @@ struct engine_finding {
   verdict result = verdict::refused;
   std::string where;  ///< layer, tensor or file
   std::string what;
-  std::string change;  ///< what makes it right
+  std::string change;  ///< what makes it right, in words
+  remedies remedy;     ///< the same as codes, where settings of a run do it
 };
 
 /// "vllm refused V3 model.layers.0.mlp.up_proj: group_size 16 …; change: …"
@@ -55,11 +56,24 @@ inline std::string to_string(engine_finding const& f) {
          ": " + f.what + "; " + f.change;
 }
 
+class rule_report;
+
+/// One rule of an engine, as data.
+struct engine_rule {
+  std::string_view id;
+  engine by;
+  verdict result;
+  std::string_view must_hold;
+  std::string_view change;
+  remedies remedy;
+  void (*check)(served_model const&, rule_report&);
+};
+
 /// Collects the places of one rule.
 class rule_report {
  public:
   void add(std::string where, std::string what) {
-    found_.push_back({{}, {}, {}, std::move(where), std::move(what), {}});
+    found_.push_back({{}, {}, {}, std::move(where), std::move(what), {}, {}});
   }
   /// The same with another verdict than the rule's.
   void add(verdict v, std::string where, std::string what) {
@@ -68,16 +82,17 @@ class rule_report {
     special_.push_back(found_.size() - 1);
   }
   /// Completes the findings with what the rule says.
-  [[nodiscard]] std::vector<engine_finding> take(std::string_view id, engine e, verdict v, std::string_view change) {
+  [[nodiscard]] std::vector<engine_finding> take(engine_rule const& rule) {
     for (std::size_t i = 0, s = 0; i < found_.size(); ++i) {
       engine_finding& f = found_[i];
-      f.rule = id;
-      f.by = e;
-      f.change = change;
+      f.rule = rule.id;
+      f.by = rule.by;
+      f.change = rule.change;
+      f.remedy = rule.remedy;
       if (s < special_.size() && special_[s] == i)
         ++s;
       else
-        f.result = v;
+        f.result = rule.result;
     }
     return std::move(found_);
   }
@@ -85,15 +100,6 @@ class rule_report {
  private:
   std::vector<engine_finding> found_;
   std::vector<std::size_t> special_;
-};
-
-struct engine_rule {
-  std::string_view id;
-  engine by;
-  verdict result;
-  std::string_view must_hold;
-  std::string_view change;
-  void (*check)(served_model const&, rule_report&);
 };
 
 namespace detail {
@@ -158,9 +164,6 @@ inline partition partition_of(served_model const& m, served_linear const& l) {
   size /= m.tensor_parallel;
   return p;
 }
-
-/// Codes that fill whole words together.
-constexpr int word_codes(int bits) { return bits == 3 ? 32 : 32 / bits; }
 
 inline bool one_of(index_t x, std::initializer_list<int> list) {
   for (int const y : list)

@@ -82,7 +82,7 @@ inline void check_vllm_names(served_model const& m, rule_report& r) {
 inline void check_vllm_shapes(served_model const& m, rule_report& r) {
   each_quantized(m, [&](served_linear const& l) {
     partition const p = partition_of(m, l);
-    int const word = word_codes(l.settings.bits);
+    int const word = codes_of_whole_words(l.settings.bits);
     int const g = l.settings.group_size;
     verdict const v = row_parallel(l.name) && m.tensor_parallel == 1 ? verdict::wrong : verdict::refused;
     if (!p.divided)
@@ -99,20 +99,29 @@ inline void check_vllm_shapes(served_model const& m, rule_report& r) {
 }  // namespace detail
 
 inline constexpr std::array<engine_rule, 10> vllm_rules = {{
-    {"V1", engine::vllm, verdict::refused, "bits, group_size, desc_act and sym are in the settings",
+    {"V1",
+     engine::vllm,
+     verdict::refused,
+     "bits, group_size, desc_act and sym are in the settings",
      "add the key to config.json and quantize_config.json",
+     {},
      [](served_model const& m, rule_report& r) {
        detail::check_keys(m, r, {"bits", "group_size", "desc_act", "sym"});
      }},
-    {"V2", engine::vllm, verdict::refused, "4 or 8 bits with symmetric grids; compressed-tensors also without",
-     "quantize with --bits 4 or 8 and --sym; without symmetry write --format compressed-tensors",
+    {"V2",
+     engine::vllm,
+     verdict::refused,
+     "4 or 8 bits with symmetric grids; compressed-tensors also without",
+     "quantize to 4 or 8 bits with symmetric grids; others go into compressed-tensors",
+     {remedy::bits_4_or_8, remedy::symmetric, remedy::format_compressed_tensors},
      [](served_model const& m, rule_report& r) {
        detail::each_quantized(m, [&](served_linear const& l) {
          bool const width = detail::one_of(l.settings.bits, {4, 8}) || (detail::is_compressed(m) && !l.settings.sym);
          if (!width || (!l.settings.sym && !detail::is_compressed(m))) r.add(l.name, detail::describe(l.settings));
        });
      }},
-    {"V3", engine::vllm, verdict::refused, "group_size is -1, 32, 64 or 128", "quantize with --group-size 128",
+    {"V3", engine::vllm, verdict::refused, "group_size is -1, 32, 64 or 128", "quantize in groups of 128",
+     remedy::group_size_128,
      [](served_model const& m, rule_report& r) {
        if (detail::is_compressed(m)) return;
        detail::each_quantized(m, [&](served_linear const& l) {
@@ -120,11 +129,19 @@ inline constexpr std::array<engine_rule, 10> vllm_rules = {{
            r.add(l.name, "group_size " + std::to_string(l.settings.group_size));
        });
      }},
-    {"V5", engine::vllm, verdict::refused, "on each device inputs and outputs fill whole words and whole groups",
-     "choose another --group-size or less --tensor-parallel, or leave the layer in float with --skip",
+    {"V5",
+     engine::vllm,
+     verdict::refused,
+     "on each device inputs and outputs fill whole words and whole groups",
+     "choose another group size or fewer devices, or leave the layer in float",
+     {remedy::group_size, remedy::tensor_parallel, remedy::keep_layer_float},
      detail::check_vllm_shapes},
-    {"V6", engine::vllm, verdict::degraded, "on each device inputs are a multiple of 128 and outputs of 64",
+    {"V6",
+     engine::vllm,
+     verdict::degraded,
+     "on each device inputs are a multiple of 128 and outputs of 64",
      "nothing to change: the Marlin kernel pads the layer",
+     {},
      [](served_model const& m, rule_report& r) {
        detail::each_quantized(m, [&](served_linear const& l) {
          auto const p = detail::partition_of(m, l);
@@ -132,16 +149,26 @@ inline constexpr std::array<engine_rule, 10> vllm_rules = {{
            r.add(l.name, std::to_string(p.outputs) + " x " + std::to_string(p.inputs) + " (out x in)");
        });
      }},
-    {"V7", engine::vllm, verdict::refused, "layers that are loaded as one are quantized alike",
-     "give them the same rule", detail::check_siblings},
+    {"V7",
+     engine::vllm,
+     verdict::refused,
+     "layers that are loaded as one are quantized alike",
+     "give them the same rule",
+     {},
+     detail::check_siblings},
     {"V8", engine::vllm, verdict::refused, "no desc_act with groups",
-     "quantize again with --order group_aware, which needs no g_idx", detail::check_desc_act},
+     "quantize again in the group-aware order, which needs no g_idx", remedy::order_group_aware,
+     detail::check_desc_act},
     {"V9", engine::vllm, verdict::refused,
      "only quantized layers have integer tensors, and all of them are found by name",
-     "remove the tensor, complete the list; TeleChat2: quantize with the default layers, or with --as llama",
-     detail::check_vllm_names},
-    {"V10", engine::vllm, verdict::refused, "a quantized head is declared and not tied",
+     "remove the tensor, complete the list; TeleChat2: quantize with the default layers, or write it as Llama",
+     remedy::as_llama, detail::check_vllm_names},
+    {"V10",
+     engine::vllm,
+     verdict::refused,
+     "a quantized head is declared and not tied",
      "set \"lm_head\": true and name it in modules_in_block_to_quantize, or leave it in float",
+     {},
      [](served_model const& m, rule_report& r) {
        served_linear const* const head = m.find("lm_head");
        if (!head || !head->quantized || detail::is_compressed(m)) return;
@@ -153,8 +180,12 @@ inline constexpr std::array<engine_rule, 10> vllm_rules = {{
          for (auto const& name : list) named = named || name == "lm_head";
        if (!named) r.add("lm_head", "is quantized, but not in modules_in_block_to_quantize");
      }},
-    {"V12", engine::vllm, verdict::wrong, "the biases of the files are those that the architecture has",
+    {"V12",
+     engine::vllm,
+     verdict::wrong,
+     "the biases of the files are those that the architecture has",
      "write the missing bias as zeros, or set attention_bias and mlp_bias to what the files hold",
+     {},
      [](served_model const& m, rule_report& r) {
        if (!detail::known_biases(m)) return;
        for (served_linear const& l : m.linears) {
@@ -167,14 +198,21 @@ inline constexpr std::array<engine_rule, 10> vllm_rules = {{
 }};
 
 inline constexpr std::array<engine_rule, 6> sglang_rules = {{
-    {"S1", engine::sglang, verdict::refused, "bits, group_size and desc_act are in the settings",
+    {"S1",
+     engine::sglang,
+     verdict::refused,
+     "bits, group_size and desc_act are in the settings",
      "add the key to config.json and quantize_config.json",
+     {},
      [](served_model const& m, rule_report& r) {
        detail::check_keys(m, r, {"bits", "group_size", "desc_act"});
      }},
-    {"S2", engine::sglang, verdict::refused,
+    {"S2",
+     engine::sglang,
+     verdict::refused,
      "4 or 8 bits sym at group_size -1, 32, 64, 128 (Marlin), or a float16 model (plain kernel)",
-     "quantize with --bits 4 or 8, --sym and --group-size 128, or with --dtype float16",
+     "quantize to 4 or 8 bits with symmetric grids in groups of 128, or convert the model to float16",
+     {remedy::bits_4_or_8, remedy::symmetric, remedy::group_size_128, remedy::dtype_float16},
      [](served_model const& m, rule_report& r) {
        if (detail::is_compressed(m)) return;
        bool const half = m.text("torch_dtype") == "float16" || m.text("dtype") == "float16";
@@ -184,15 +222,19 @@ inline constexpr std::array<engine_rule, 6> sglang_rules = {{
          if (!marlin && !half) r.add(l.name, detail::describe(s) + " in a model that is not float16");
        });
      }},
-    {"S3", engine::sglang, verdict::refused, "for the plain kernel, inputs fill whole groups and words, outputs words",
-     "choose another --group-size, or leave the layer in float with --skip",
+    {"S3",
+     engine::sglang,
+     verdict::refused,
+     "for the plain kernel, inputs fill whole groups and words, outputs words",
+     "choose another group size, or leave the layer in float",
+     {remedy::group_size, remedy::keep_layer_float},
      [](served_model const& m, rule_report& r) {
        detail::each_quantized(m, [&](served_linear const& l) {
          auto const& s = l.settings;
          bool const marlin = detail::one_of(s.bits, {4, 8}) && s.sym && detail::one_of(s.group_size, {-1, 32, 64, 128});
          if (marlin || detail::is_compressed(m)) return;
          auto const p = detail::partition_of(m, l);
-         int const word = detail::word_codes(s.bits);
+         int const word = codes_of_whole_words(s.bits);
          if ((s.group_size != -1 && p.inputs % s.group_size != 0) || p.inputs % word != 0 || p.outputs % word != 0 ||
              !p.divided)
            r.add(l.name,
@@ -200,9 +242,12 @@ inline constexpr std::array<engine_rule, 6> sglang_rules = {{
          if (l.name.find(".experts.") != std::string::npos) r.add(l.name, "an expert: only Marlin serves those");
        });
      }},
-    {"S4", engine::sglang, verdict::refused,
+    {"S4",
+     engine::sglang,
+     verdict::refused,
      "for Marlin, on each device inputs are a multiple of 128 and outputs of 64",
-     "less --tensor-parallel, or leave the layer in float with --skip",
+     "divide the layer among fewer devices, or leave it in float",
+     {remedy::tensor_parallel, remedy::keep_layer_float},
      [](served_model const& m, rule_report& r) {
        detail::each_quantized(m, [&](served_linear const& l) {
          auto const& s = l.settings;
@@ -212,8 +257,12 @@ inline constexpr std::array<engine_rule, 6> sglang_rules = {{
            r.add(l.name, std::to_string(p.outputs) + " x " + std::to_string(p.inputs) + " (out x in)");
        });
      }},
-    {"S5", engine::sglang, verdict::refused, "\"dynamic\" keeps float layers in float, by the fused name too",
+    {"S5",
+     engine::sglang,
+     verdict::refused,
+     "\"dynamic\" keeps float layers in float, by the fused name too",
      "add a rule \"-:\" that matches the layer and its fused name",
+     {},
      [](served_model const& m, rule_report& r) {
        if (detail::is_compressed(m)) return;
        detail::each_float_in_block(m, [&](served_linear const& l) {
@@ -224,7 +273,7 @@ inline constexpr std::array<engine_rule, 6> sglang_rules = {{
        });
      }},
     {"S6", engine::sglang, verdict::refused, "layers that are loaded as one are quantized alike, without desc_act",
-     "give them the same rule; instead of desc_act use --order group_aware",
+     "give them the same rule; quantize in the group-aware order instead of desc_act", remedy::order_group_aware,
      [](served_model const& m, rule_report& r) {
        detail::check_siblings(m, r);
        detail::each_quantized(m, [&](served_linear const& l) {

@@ -68,7 +68,7 @@ inline bool made_by_gptqmodel(served_model const& m) {
 
 inline constexpr std::array<engine_rule, 4> transformers_rules = {{
     {"T2", engine::transformers, verdict::refused, "group_size, damp_percent and dataset are values that it takes",
-     "quantize with --group-size 128, or remove the key",
+     "quantize in groups of 128, or remove the key", remedy::group_size_128,
      [](served_model const& m, rule_report& r) {
        if (detail::is_compressed(m)) return;
        detail::each_quantized(m, [&](served_linear const& l) {
@@ -82,18 +82,22 @@ inline constexpr std::array<engine_rule, 4> transformers_rules = {{
        if (data.is_string() && data != "wikitext2" && data != "c4" && data != "c4-new")
          r.add("config.json", "dataset " + detail::printable(data.dump(), 60));
      }},
-    {"T3", engine::transformers, verdict::refused,
+    {"T3",
+     engine::transformers,
+     verdict::refused,
      "all layers of a block are quantized, or modules_in_block_to_quantize lists those that are",
      "list them, as a list of lists of names",
+     {},
      [](served_model const& m, rule_report& r) {
        if (!detail::is_compressed(m)) detail::check_module_lists(m, r);
      }},
     {"T4", engine::transformers, verdict::refused, "one width, group size and symmetry for the whole model",
-     "quantize without --bits-for and without \"+:\" rules",
+     "give all layers the same settings, without rules \"+:\"", remedy::uniform_bits,
      [](served_model const& m, rule_report& r) {
        if (!detail::is_compressed(m)) detail::check_uniform(m, r, false);
      }},
-    {"T5", engine::transformers, verdict::refused, "the output head is float", "quantize without --lm-head",
+    {"T5", engine::transformers, verdict::refused, "the output head is float", "leave the output head in float",
+     remedy::keep_head_float,
      [](served_model const& m, rule_report& r) {
        served_linear const* const head = m.find("lm_head");
        if (head && head->quantized && !detail::is_compressed(m)) r.add("lm_head", "is quantized");
@@ -101,8 +105,12 @@ inline constexpr std::array<engine_rule, 4> transformers_rules = {{
 }};
 
 inline constexpr std::array<engine_rule, 4> gptqmodel_rules = {{
-    {"G1", engine::gptqmodel, verdict::refused, "group_size is -1, 16, 32, 64, 128, 256, 512 or 1024, in GPTQ's format",
-     "quantize with --group-size 128 and --format gptq",
+    {"G1",
+     engine::gptqmodel,
+     verdict::refused,
+     "group_size is -1, 16, 32, 64, 128, 256, 512 or 1024, in GPTQ's format",
+     "quantize in groups of 128, in format gptq",
+     {remedy::group_size_128, remedy::format_gptq},
      [](served_model const& m, rule_report& r) {
        detail::refuse_compressed(m, r);
        detail::each_quantized(m, [&](served_linear const& l) {
@@ -110,20 +118,29 @@ inline constexpr std::array<engine_rule, 4> gptqmodel_rules = {{
            r.add(l.name, "group_size " + std::to_string(l.settings.group_size));
        });
      }},
-    {"G2", engine::gptqmodel, verdict::refused, "without symmetry, format gptq_v2", "write --format gptq_v2",
+    {"G2", engine::gptqmodel, verdict::refused, "without symmetry, format gptq_v2", "write format gptq_v2",
+     remedy::format_gptq_v2,
      [](served_model const& m, rule_report& r) {
        if (m.quantization.format != checkpoint_format::gptq || detail::made_by_gptqmodel(m)) return;
        detail::each_quantized(m, [&](served_linear const& l) {
          if (!l.settings.sym) r.add(l.name, "asym in format gptq");
        });
      }},
-    {"G3", engine::gptqmodel, verdict::refused, "\"dynamic\" keeps float layers in float",
+    {"G3",
+     engine::gptqmodel,
+     verdict::refused,
+     "\"dynamic\" keeps float layers in float",
      "add a rule \"-:\" that matches the layer",
+     {},
      [](served_model const& m, rule_report& r) {
        if (!detail::is_compressed(m)) detail::check_float_rules(m, r);
      }},
-    {"G4", engine::gptqmodel, verdict::degraded, "inputs and outputs are multiples of 32",
+    {"G4",
+     engine::gptqmodel,
+     verdict::degraded,
+     "inputs and outputs are multiples of 32",
      "nothing to change: the slow torch kernel takes the layer",
+     {},
      [](served_model const& m, rule_report& r) {
        detail::each_quantized(m, [&](served_linear const& l) {
          if (l.inputs % 32 != 0 || l.outputs % 32 != 0)
@@ -133,30 +150,35 @@ inline constexpr std::array<engine_rule, 4> gptqmodel_rules = {{
 }};
 
 inline constexpr std::array<engine_rule, 6> exllamav2_rules = {{
-    {"E1", engine::exllamav2, verdict::wrong, "4 bits, in GPTQ's format", "quantize with --bits 4",
+    {"E1", engine::exllamav2, verdict::wrong, "4 bits, in GPTQ's format", "quantize to 4 bits", remedy::bits_4,
      [](served_model const& m, rule_report& r) {
        detail::refuse_compressed(m, r);
        detail::each_quantized(m, [&](served_linear const& l) {
          if (l.settings.bits != 4) r.add(l.name, detail::times(l.settings.bits, "bits"));
        });
      }},
-    {"E2", engine::exllamav2, verdict::wrong, "group_size is -1 or a power of two", "quantize with --group-size 128",
+    {"E2", engine::exllamav2, verdict::wrong, "group_size is -1 or a power of two", "quantize in groups of 128",
+     remedy::group_size_128,
      [](served_model const& m, rule_report& r) {
        detail::each_quantized(m, [&](served_linear const& l) {
          int const g = l.settings.group_size;
          if (g != -1 && (g & (g - 1)) != 0) r.add(l.name, "group_size " + std::to_string(g));
        });
      }},
-    {"E3", engine::exllamav2, verdict::refused, "inputs and outputs are multiples of 32",
-     "leave the layer in float with --skip",
+    {"E3", engine::exllamav2, verdict::refused, "inputs and outputs are multiples of 32", "leave the layer in float",
+     remedy::keep_layer_float,
      [](served_model const& m, rule_report& r) {
        detail::each_quantized(m, [&](served_linear const& l) {
          if (l.inputs % 32 != 0 || l.outputs % 32 != 0)
            r.add(l.name, std::to_string(l.outputs) + " x " + std::to_string(l.inputs) + " (out x in)");
        });
      }},
-    {"E4", engine::exllamav2, verdict::refused, "attention is quantized as a whole, and gate with up",
+    {"E4",
+     engine::exllamav2,
+     verdict::refused,
+     "attention is quantized as a whole, and gate with up",
      "quantize or skip q_proj, k_proj, v_proj and o_proj together",
+     {},
      [](served_model const& m, rule_report& r) {
        for (served_linear const& l : m.linears) {
          auto const needs = [&](std::string_view has, std::string_view needed) {
@@ -172,7 +194,7 @@ inline constexpr std::array<engine_rule, 6> exllamav2_rules = {{
      }},
     {"E5", engine::exllamav2, verdict::refused,
      "biases only where the architecture has them, none all zero; no fused layers on disk; one device",
-     "remove the bias, or serve with another engine and without --tensor-parallel",
+     "remove the bias, or serve with another engine and on one device", remedy::tensor_parallel,
      [](served_model const& m, rule_report& r) {
        if (m.tensor_parallel > 1) r.add("config.json", "GPTQ with tensor parallelism");
        std::string const type = m.text("model_type");
@@ -188,8 +210,12 @@ inline constexpr std::array<engine_rule, 6> exllamav2_rules = {{
            r.add(l.name, "is quantized as one layer");
        });
      }},
-    {"E6", engine::exllamav2, verdict::wrong, "no zero point is 0",
-     "quantize with --sym, or with --format gptq, whose search avoids zero points of 0",
+    {"E6",
+     engine::exllamav2,
+     verdict::wrong,
+     "no zero point is 0",
+     "quantize with symmetric grids, or in format gptq, whose search avoids zero points of 0",
+     {remedy::symmetric, remedy::format_gptq},
      [](served_model const& m, rule_report& r) {
        detail::each_quantized(m, [&](served_linear const& l) {
          if (l.zero_points_of_0) r.add(l.name, "has zero points of 0, or may get them");
@@ -198,24 +224,30 @@ inline constexpr std::array<engine_rule, 6> exllamav2_rules = {{
 }};
 
 inline constexpr std::array<engine_rule, 3> llama_cpp_rules = {{
-    {"L1", engine::llama_cpp, verdict::refused, "2, 4 or 8 bits, the same everywhere", "quantize with --bits 4",
+    {"L1", engine::llama_cpp, verdict::refused, "2, 4 or 8 bits, the same everywhere", "quantize to 4 bits",
+     remedy::bits_4,
      [](served_model const& m, rule_report& r) {
        detail::each_quantized(m, [&](served_linear const& l) {
          if (l.settings.bits == 3) r.add(l.name, "3 bits");
        });
        detail::check_uniform(m, r, true);
      }},
-    {"L2", engine::llama_cpp, verdict::refused, "g_idx is there, inputs and outputs fill whole words",
-     "write the folder anew with gptq repack, which adds g_idx",
+    {"L2",
+     engine::llama_cpp,
+     verdict::refused,
+     "g_idx is there, inputs and outputs fill whole words",
+     "repack the folder, which adds g_idx",
+     {},
      [](served_model const& m, rule_report& r) {
        detail::each_quantized(m, [&](served_linear const& l) {
-         int const word = detail::word_codes(l.settings.bits);
+         int const word = codes_of_whole_words(l.settings.bits);
          if (!l.has_g_idx && !detail::is_compressed(m)) r.add(l.name, "has no g_idx");
          if (l.inputs % word != 0 || l.outputs % word != 0)
            r.add(l.name, std::to_string(l.outputs) + " x " + std::to_string(l.inputs) + " (out x in)");
        });
      }},
-    {"L3", engine::llama_cpp, verdict::wrong, "in format gptq no zero point is 0", "write --format gptq_v2",
+    {"L3", engine::llama_cpp, verdict::wrong, "in format gptq no zero point is 0", "write format gptq_v2",
+     remedy::format_gptq_v2,
      [](served_model const& m, rule_report& r) {
        if (m.quantization.format != checkpoint_format::gptq) return;
        detail::each_quantized(m, [&](served_linear const& l) {
@@ -225,15 +257,18 @@ inline constexpr std::array<engine_rule, 3> llama_cpp_rules = {{
 }};
 
 inline constexpr std::array<engine_rule, 3> ort_genai_rules = {{
-    {"O1", engine::ort_genai, verdict::wrong, "format gptq", "write --format gptq",
+    {"O1", engine::ort_genai, verdict::wrong, "format gptq", "write format gptq", remedy::format_gptq,
      [](served_model const& m, rule_report& r) {
        detail::refuse_compressed(m, r);
        if (m.quantization.format == checkpoint_format::gptq_v2)
          r.add("config.json", "format gptq_v2: 1 is added to every zero point");
      }},
-    {"O2", engine::ort_genai, verdict::refused,
+    {"O2",
+     engine::ort_genai,
+     verdict::refused,
      "2, 4 or 8 bits, whole groups, g_idx, and all seven layers of every block quantized",
-     "quantize without --skip and --bits 3, at a --group-size that divides all inputs",
+     "quantize all layers to 2, 4 or 8 bits, in groups that divide all inputs",
+     {remedy::quantize_layer, remedy::bits_2_4_or_8, remedy::group_size},
      [](served_model const& m, rule_report& r) {
        detail::each_float_in_block(m, [&](served_linear const& l) { r.add(l.name, "is float"); });
        detail::each_quantized(m, [&](served_linear const& l) {
@@ -245,9 +280,12 @@ inline constexpr std::array<engine_rule, 3> ort_genai_rules = {{
                  detail::times(l.inputs, "inputs are no multiple of group_size ") + std::to_string(s.group_size));
        });
      }},
-    {"O3", engine::ort_genai, verdict::refused,
+    {"O3",
+     engine::ort_genai,
+     verdict::refused,
      "names as Llama's, and a positive rule of \"dynamic\" that matches tensor names where settings differ",
      "end the pattern in (\\.|$) instead of $",
+     {},
      [](served_model const& m, rule_report& r) {
        detail::each_quantized(m, [&](served_linear const& l) {
          bool const llama = l.name == "lm_head" ||
@@ -262,8 +300,12 @@ inline constexpr std::array<engine_rule, 3> ort_genai_rules = {{
 }};
 
 inline constexpr std::array<engine_rule, 1> openvino_rules = {{
-    {"P1", engine::openvino, verdict::refused, "4 bits, format gptq, whole groups, no desc_act",
-     "quantize with --bits 4, --format gptq and --order group_aware",
+    {"P1",
+     engine::openvino,
+     verdict::refused,
+     "4 bits, format gptq, whole groups, no desc_act",
+     "quantize to 4 bits, in format gptq and in the group-aware order",
+     {remedy::bits_4, remedy::format_gptq, remedy::order_group_aware},
      [](served_model const& m, rule_report& r) {
        detail::refuse_compressed(m, r);
        if (m.quantization.format == checkpoint_format::gptq_v2)

@@ -31,7 +31,7 @@ inline std::vector<engine_finding> check_engine(served_model const& m, engine e)
     if (rule.by != e) return;
     rule_report report;
     rule.check(m, report);
-    auto found = report.take(rule.id, e, rule.result, rule.change);
+    auto found = report.take(rule);
     std::move(found.begin(), found.end(), std::back_inserter(all));
   });
   return all;

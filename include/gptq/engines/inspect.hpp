@@ -47,7 +47,7 @@ struct inspection {
   std::uint64_t bytes = 0;
   std::vector<module_facts> modules;
   std::vector<problem> problems;
-  std::vector<std::string> notes;  ///< nothing wrong, but worth knowing
+  std::vector<advice> notes;  ///< nothing wrong, but worth knowing
 };
 
 namespace detail {
@@ -81,7 +81,8 @@ inline void inspect_config(checkpoint_reader const& reader, inspection& out) {
     if (!first) first = same;
   }
   bool const in_config = !places.empty() && places.front().first == "config.json";
-  bool const only_config = out.quantization && out.quantization->format == checkpoint_format::compressed_tensors;
+  bool const only_config =
+      out.quantization && with_format(out.quantization->format, [](auto f) { return f.settings_file.empty(); });
   if (!places.empty() && (!in_config || (places.size() == 1 && !only_config)))
     out.problems.push_back({"C4", in_config ? "quantize_config.json" : "config.json",
                             "does not have the quantization settings that " + places.front().first + " has", false});
@@ -155,9 +156,10 @@ inline inspection inspect(checkpoint_reader const& reader) {
   auto const scattered =
       std::find_if(out.modules.begin(), out.modules.end(), [](auto const& m) { return m.scattered; });
   if (scattered != out.modules.end())
-    out.notes.push_back(detail::printable(scattered->name) +
-                        ": g_idx is scattered (desc_act), which current vLLM refuses: quantize again with --order "
-                        "group_aware, which keeps g_idx trivial");
+    out.notes.emplace_back(detail::printable(scattered->name) +
+                               ": g_idx is scattered (desc_act), which current vLLM refuses: quantize again in the "
+                               "group-aware order, which keeps g_idx trivial",
+                           remedy::order_group_aware);
   return out;
 }
 
@@ -183,6 +185,8 @@ inline json to_json(inspection const& in) {
   json problems = json::array();
   for (problem const& p : in.problems)
     problems.push_back({{"rule", p.rule}, {"where", p.where}, {"what", p.what}, {"fatal", p.fatal}});
+  json notes = json::array();
+  for (advice const& note : in.notes) notes.push_back(note.text);
   return {{"folder", in.folder.string()},
           {"model_type", in.model_type},
           {"quantization", in.quantization ? to_json(*in.quantization) : json()},
@@ -191,7 +195,7 @@ inline json to_json(inspection const& in) {
           {"bytes", in.bytes},
           {"modules", std::move(modules)},
           {"problems", std::move(problems)},
-          {"notes", in.notes},
+          {"notes", std::move(notes)},
           {"well_formed", in.problems.empty()}};
 }
 
@@ -202,11 +206,11 @@ inline std::string to_text(inspection const& in) {
   auto const pad = [](std::string text, std::size_t n) {
     return text.append(text.size() < n ? n - text.size() : 0, ' ');
   };
-  std::string out =
-      in.folder.string() + ": " + (in.model_type.empty() ? "unknown model type" : detail::printable(in.model_type)) +
-      ", " + (in.quantization ? "quantized (" + std::string(to_string(in.quantization->format)) + ")" : "float") +
-      ", " + std::to_string(in.tensors) + " tensors, " + std::to_string(in.bytes) + " bytes in " +
-      std::to_string(in.files.size()) + (in.files.size() == 1 ? " file\n" : " files\n");
+  std::string out = in.folder.string() + ": " +
+                    (in.model_type.empty() ? "unknown model type" : detail::printable(in.model_type)) + ", " +
+                    (in.quantization ? "quantized (" + to_string(in.quantization->format) + ")" : "float") + ", " +
+                    std::to_string(in.tensors) + " tensors, " + std::to_string(in.bytes) + " bytes in " +
+                    std::to_string(in.files.size()) + (in.files.size() == 1 ? " file\n" : " files\n");
   for (module_facts const& m : in.modules) {
     out += pad(detail::printable(m.name), width) + "  ";
     if (m.quantized && m.groups > 0) {
@@ -226,7 +230,7 @@ inline std::string to_text(inspection const& in) {
     out += '\n';
   }
   for (problem const& p : in.problems) out += "problem: " + to_string(p) + "\n";
-  for (std::string const& note : in.notes) out += "note: " + note + "\n";
+  for (advice const& note : in.notes) out += "note: " + note.text + "\n";
   return out + (in.problems.empty() ? "well-formed\n" : std::to_string(in.problems.size()) + " problems\n");
 }
 

@@ -102,7 +102,7 @@ inline served_model served(checkpoint_reader const& reader, inspection const& fo
     l.bias = content_of(reader.find(f.name + ".bias"));
     if (f.quantized) {
       auto const declared = m.quantization.settings_for(f.name);
-      bool const sym = f.lowest_zero == f.highest_zero && f.lowest_zero == 1 << (f.spec.bits - 1);
+      bool const sym = f.lowest_zero == f.highest_zero && f.lowest_zero == sym_zero(f.spec.bits);
       l.settings = {f.spec, declared && declared->desc_act};
       l.settings.sym = f.spec.sym && sym;
       l.scattered = f.scattered;

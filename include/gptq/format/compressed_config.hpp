@@ -1,4 +1,4 @@
-/// The settings of compressed-tensors ("pack-quantized"), read and written: groups of layers and a list of those in float.
+/// The settings of compressed-tensors ("pack-quantized") as JSON: groups of layers, and a list of those in float.
 #pragma once
 
 #include <gptq/format/dynamic_rules.hpp>
@@ -32,12 +32,12 @@ inline module_settings parse_compressed_group(json const& group, std::string con
   s.group_size = strategy == "channel" ? -1 : value_of<int>(w, "group_size", where);
   s.sym = value_or(w, "symmetric", true, where);
   s.desc_act = order == "group" || order == "dynamic";
-  check_settings(s.bits, s.group_size, where);
+  check_settings(s, where);
   return s;
 }
 
 /// "config_groups" and "ignore" as settings and rules: the group for "Linear" is the base, others are positive rules.
-inline quantization_config parse_compressed_tensors(json const& object, std::string const& where) {
+inline quantization_config parse_compressed_settings(json const& object, std::string const& where) {
   quantization_config out;
   out.format = checkpoint_format::compressed_tensors;
   std::string const packing = value_of<std::string>(object, "format", where);
@@ -98,7 +98,7 @@ inline json compressed_group(std::vector<std::string> targets, layer_format cons
 }
 
 /// Positive rules become groups of their own: readers look at them before the class "Linear".
-inline json compressed_tensors_json(quantization_config const& c) {
+inline json compressed_settings(quantization_config const& c) {
   json groups = {{"group_0", compressed_group({"Linear"}, c.base)}};
   json ignore = c.ignore;
   for (dynamic_rule const& rule : c.dynamic) {
@@ -107,10 +107,7 @@ inline json compressed_tensors_json(quantization_config const& c) {
       ignore.push_back(target);
       continue;
     }
-    layer_format const s = {.bits = rule.bits.value_or(c.base.bits),
-                            .group_size = rule.group_size.value_or(c.base.group_size),
-                            .sym = rule.sym.value_or(c.base.sym)};
-    groups["group_" + std::to_string(groups.size())] = compressed_group({target}, s);
+    groups["group_" + std::to_string(groups.size())] = compressed_group({target}, applied(c.base, rule));
   }
   return {{"quant_method", "compressed-tensors"}, {"format", "pack-quantized"},  {"quantization_status", "compressed"},
           {"config_groups", std::move(groups)},   {"ignore", std::move(ignore)}, {"kv_cache_scheme", nullptr}};

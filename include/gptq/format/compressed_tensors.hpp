@@ -1,32 +1,31 @@
-/// Layers as compressed-tensors ("pack-quantized") holds them: the words of GPTQ transposed.
+/// Layers as compressed-tensors ("pack-quantized") holds them: the words of GPTQ transposed. With w = word_count(…, bits):
 ///
-///   X.weight_packed I32 [out × word_count(in)]        X.weight_scale [out × groups]    X.weight_shape I64 [2] = out, in
-///   X.weight_zero_point I32 [word_count(out) × groups], asymmetric grids only         X.weight_g_idx, with act order
+///   X.weight_packed     I32 [out × w(in)]      codes, packed along inputs
+///   X.weight_scale      F16 [out × groups]     also BF16 or F32 where that was read
+///   X.weight_shape      I64 [2]                out, in
+///   X.weight_zero_point I32 [w(out) × groups]  packed along outputs; asymmetric grids only
+///   X.weight_g_idx      I32 [in]               with activation order; read, never written
 ///
 /// Codes are the same unsigned numbers, so for 2, 4 and 8 bits nothing is re-coded; versions disagree about 3 bits.
 #pragma once
 
-#include <gptq/io/tensor.hpp>
-#include <gptq/io/writer.hpp>
-#include <gptq/pack/packed_linear.hpp>
+#include <gptq/format/compressed_config.hpp>
+#include <gptq/format/storage_format.hpp>
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
 namespace gptq {
 inline namespace v0 {
-
-/// The tensors of a layer in GPTQ's layout, made from others.
-struct transposed_tensors {
-  std::vector<std::byte> qweight, qzeros, scales;
-};
-
 namespace detail {
 
 /// [rows × cols] elements of `size` bytes → [cols × rows].
@@ -42,125 +41,199 @@ inline std::vector<std::byte> transposed(std::byte const* from, index_t rows, in
   return out;
 }
 
-inline std::span<std::byte const> words_of(matrix<std::int32_t> const& m) {
-  return {reinterpret_cast<std::byte const*>(m.data()), static_cast<std::size_t>(m.size()) * 4};
-}
+/// Reads one layer: found, measured and checked by its tensors, then turned into the layout of GPTQ.
+class compressed_layer_reader {
+ public:
+  compressed_layer_reader(tensor_source const& source, std::string const& name, layer_format const& declared,
+                          module_problems& problems)
+      : source_(source), name_(name), declared_(declared), problems_(problems) {}
 
-struct compressed_tensors_parts {
-  tensor_view const* packed = nullptr;
-  tensor_view const* scale = nullptr;
-  tensor_view const* zero_point = nullptr;
-  tensor_view const* shape = nullptr;
-  tensor_view const* g_idx = nullptr;
-};
-
-/// Fills `view` and what it points to. Returns what is wrong, or nothing.
-inline std::string transpose_compressed(compressed_tensors_parts const& t, int bits, bool sym, std::string const& name,
-                                        packed_view& view, std::shared_ptr<transposed_tensors const>& own) {
-  std::string missing;
-  for (auto const& [tensor, suffix, needed] :
-       {std::tuple(t.scale, ".weight_scale", true), std::tuple(t.shape, ".weight_shape", true),
-        std::tuple(t.zero_point, ".weight_zero_point", !sym)})
-    if (!tensor && needed) missing += (missing.empty() ? "" : ", ") + printable(name) + suffix;
-  if (!missing.empty()) return "missing tensors: " + missing;
-  if (bits == 3) return "3 bit codes, which versions of compressed-tensors pack differently, are not supported";
-  bool const pair = t.shape->shape == std::vector<std::int64_t>{2} || t.shape->shape == std::vector<std::int64_t>{2, 1};
-  if (!pair || (t.shape->type != dtype::i64 && t.shape->type != dtype::i32))
-    return "weight_shape is " + std::string(to_string(t.shape->type)) + " " + to_string(t.shape->shape) +
-           ", not two integers";
-  auto const size = [&](index_t i) {
-    return t.shape->type == dtype::i64 ? load<std::int64_t>(t.shape->bytes.data(), i)
-                                       : std::int64_t{load<std::int32_t>(t.shape->bytes.data(), i)};
-  };
-  index_t const out = size(0), in = size(1);
-  constexpr index_t most = index_t{1} << 31;
-  bool const plausible = out > 0 && in > 0 && out < most && in < most;
-  auto const is = [&](tensor_view const& x, index_t rows, index_t cols) {
-    return x.shape == std::vector<std::int64_t>{rows, cols};
-  };
-  index_t const groups = t.scale->shape.size() == 2 ? t.scale->shape[1] : 0;
-  if (!plausible || groups == 0 || groups > in || t.packed->type != dtype::i32 || !is_float(t.scale->type) ||
-      !is(*t.packed, out, word_count(in, bits)) || !is(*t.scale, out, groups) ||
-      (t.zero_point && (t.zero_point->type != dtype::i32 || !is(*t.zero_point, word_count(out, bits), groups))) ||
-      (t.g_idx && (t.g_idx->type != dtype::i32 || t.g_idx->shape != std::vector<std::int64_t>{in})))
-    return "shapes do not fit together at " + std::to_string(bits) + " bits: weight_packed " +
-           to_string(t.packed->shape) + ", weight_scale " + to_string(t.scale->shape) +
-           (t.zero_point ? ", weight_zero_point " + to_string(t.zero_point->shape) : std::string()) +
-           ", weight_shape [" + std::to_string(out) + ", " + std::to_string(in) + "]";
-  transposed_tensors made;
-  made.qweight = transposed(t.packed->bytes.data(), out, word_count(in, bits), 4);
-  made.scales = transposed(t.scale->bytes.data(), out, groups, size_of(t.scale->type));
-  if (t.zero_point) {
-    made.qzeros = transposed(t.zero_point->bytes.data(), word_count(out, bits), groups, 4);
-  } else {
-    matrix<std::uint8_t> middle(groups, out);
-    for (index_t i = 0; i < middle.size(); ++i) middle.data()[i] = static_cast<std::uint8_t>(1 << (bits - 1));
-    matrix<std::int32_t> const words = pack_columns(middle, bits);
-    auto const bytes = words_of(words);
-    made.qzeros.assign(bytes.begin(), bytes.end());
+  std::optional<quantized_module> run() {
+    if (!find_tensors() || !find_sizes()) return std::nullopt;
+    transpose();
+    out_.name = name_;
+    out_.scales = scale_->type;
+    out_.has_g_idx = g_idx_ != nullptr;
+    return std::move(out_);
   }
-  own = std::make_shared<transposed_tensors const>(std::move(made));
-  view.spec.bits = bits;
-  view.format = checkpoint_format::compressed_tensors;
-  view.in_features = in;
-  view.out_features = out;
-  view.groups = groups;
-  view.qweight = own->qweight.data();
-  view.qzeros = own->qzeros.data();
-  view.scales = own->scales.data();
-  view.scales_type = t.scale->type == dtype::f16    ? scale_type::f16
-                     : t.scale->type == dtype::bf16 ? scale_type::bf16
-                                                    : scale_type::f32;
-  view.g_idx = t.g_idx ? t.g_idx->bytes.data() : nullptr;
-  return {};
-}
+
+ private:
+  tensor_view const* get(char const* ending) {
+    tensor_view const* const t = source_(name_ + ending);
+    if (t) out_.bytes += t->bytes.size();
+    return t;
+  }
+  bool refuse(std::string what) {
+    problems_.add("C1", std::move(what), true);
+    return false;
+  }
+
+  bool find_tensors() {
+    if (source_(name_ + ".weight")) refuse("has both .weight and .weight_packed");
+    packed_ = get(".weight_packed");
+    scale_ = get(".weight_scale");
+    zero_point_ = get(".weight_zero_point");
+    shape_ = get(".weight_shape");
+    g_idx_ = get(".weight_g_idx");
+    out_.bias = get(".bias");
+    std::string missing;
+    for (auto const& [tensor, ending, needed] :
+         {std::tuple(packed_, ".weight_packed", true), std::tuple(scale_, ".weight_scale", true),
+          std::tuple(shape_, ".weight_shape", true), std::tuple(zero_point_, ".weight_zero_point", !declared_.sym)})
+      if (!tensor && needed) missing += (missing.empty() ? "" : ", ") + printable(name_) + ending;
+    if (!missing.empty()) return refuse("missing tensors: " + missing);
+    if (declared_.bits == 3)
+      return refuse("3 bit codes, which versions of compressed-tensors pack differently, are not supported");
+    bool const pair = shape_->shape == std::vector<std::int64_t>{2} || shape_->shape == std::vector<std::int64_t>{2, 1};
+    if (!pair || (shape_->type != dtype::i64 && shape_->type != dtype::i32))
+      return refuse("weight_shape is " + std::string(to_string(shape_->type)) + " " + to_string(shape_->shape) +
+                    ", not two integers");
+    return !problems_.fatal();
+  }
+
+  std::int64_t size(index_t i) const {
+    return shape_->type == dtype::i64 ? load<std::int64_t>(shape_->bytes.data(), i)
+                                      : std::int64_t{load<std::int32_t>(shape_->bytes.data(), i)};
+  }
+
+  bool find_sizes() {
+    int const bits = declared_.bits;
+    index_t const out = size(0), in = size(1);
+    constexpr index_t most = index_t{1} << 31;
+    bool const plausible = out > 0 && in > 0 && out < most && in < most;
+    auto const is = [&](tensor_view const& x, index_t rows, index_t cols) {
+      return x.shape == std::vector<std::int64_t>{rows, cols};
+    };
+    index_t const groups = scale_->shape.size() == 2 ? scale_->shape[1] : 0;
+    if (!plausible || groups == 0 || groups > in || packed_->type != dtype::i32 || !is_float(scale_->type) ||
+        !is(*packed_, out, word_count(in, bits)) || !is(*scale_, out, groups) ||
+        (zero_point_ && (zero_point_->type != dtype::i32 || !is(*zero_point_, word_count(out, bits), groups))) ||
+        (g_idx_ && (g_idx_->type != dtype::i32 || g_idx_->shape != std::vector<std::int64_t>{in})))
+      return refuse("shapes do not fit together at " + std::to_string(bits) + " bits: weight_packed " +
+                    to_string(packed_->shape) + ", weight_scale " + to_string(scale_->shape) +
+                    (zero_point_ ? ", weight_zero_point " + to_string(zero_point_->shape) : std::string()) +
+                    ", weight_shape [" + std::to_string(out) + ", " + std::to_string(in) + "]");
+    if (out_.bias && (out_.bias->shape != std::vector<std::int64_t>{out} || !is_float(out_.bias->type)))
+      return refuse("bias " + to_string(out_.bias->shape) + " does not fit");
+    packed_view& t = out_.tensors;
+    t.spec = declared_;
+    t.format = checkpoint_format::compressed_tensors;
+    t.in_features = in;
+    t.out_features = out;
+    t.groups = groups;
+    return true;
+  }
+
+  void transpose() {
+    packed_view& t = out_.tensors;
+    int const bits = t.spec.bits;
+    converted_tensors made;
+    made.qweight = transposed(packed_->bytes.data(), t.out_features, word_count(t.in_features, bits), 4);
+    made.scales = transposed(scale_->bytes.data(), t.out_features, t.groups, size_of(scale_->type));
+    made.qzeros = zero_point_ ? transposed(zero_point_->bytes.data(), word_count(t.out_features, bits), t.groups, 4)
+                              : symmetric_zero_words(t.groups, t.out_features, bits, zero_offset(t.format));
+    out_.own = std::make_shared<converted_tensors const>(std::move(made));
+    t.qweight = out_.own->qweight.data();
+    t.qzeros = out_.own->qzeros.data();
+    t.scales = out_.own->scales.data();
+    t.scales_type = scale_type_of(scale_->type);
+    t.g_idx = g_idx_ ? g_idx_->bytes.data() : nullptr;
+  }
+
+  tensor_source const& source_;
+  std::string const& name_;
+  layer_format const& declared_;
+  module_problems& problems_;
+  quantized_module out_;
+  tensor_view const* packed_ = nullptr;
+  tensor_view const* scale_ = nullptr;
+  tensor_view const* zero_point_ = nullptr;
+  tensor_view const* shape_ = nullptr;
+  tensor_view const* g_idx_ = nullptr;
+};
 
 }  // namespace detail
 
-/// Writes the tensors of a layer in a format; the codes and scales stay as they are, to the bit.
-/// Throws format_error naming the layer for what the format can't say: zero points of 0 in gptq; 3 bits and a scattered
-/// g_idx in compressed-tensors.
-inline void write_quantized(checkpoint_writer& writer, std::string const& name, packed_view const& p,
-                            checkpoint_format format) {
-  auto const refuse = [&](std::string const& why) { throw format_error(name + ": " + why); };
-  index_t const words_in = word_count(p.in_features, p.spec.bits);
-  index_t const words_out = word_count(p.out_features, p.spec.bits);
-  index_t const out = p.out_features;
-  std::vector<std::int32_t> const g_idx = group_index(p);
-  std::size_t const scale_size = p.scales_type == scale_type::f32 ? 4 : 2;
-  dtype const scale_dtype = p.scales_type == scale_type::f16    ? dtype::f16
-                            : p.scales_type == scale_type::bf16 ? dtype::bf16
-                                                                : dtype::f32;
-  matrix<std::uint8_t> fields(p.groups, out);
-  int const minus = format == checkpoint_format::gptq ? 1 : 0;
-  for (index_t g = 0; g < p.groups; ++g)
-    for (index_t n = 0; n < out; ++n) {
-      int const zero = zero_at(p, g, n);
-      if (zero < minus) refuse("a zero point is 0, which format gptq can't store: use gptq_v2");
-      fields(g, n) = static_cast<std::uint8_t>(zero - minus);
-    }
-  matrix<std::int32_t> const zeros = pack_columns(fields, p.spec.bits);
-  if (format != checkpoint_format::compressed_tensors) {
-    writer.add(name + ".qweight", dtype::i32, {words_in, out},
-               {p.qweight, static_cast<std::size_t>(4 * words_in * out)});
-    writer.add(name + ".qzeros", dtype::i32, {p.groups, words_out}, detail::words_of(zeros));
-    writer.add(name + ".scales", scale_dtype, {p.groups, out},
-               {p.scales, static_cast<std::size_t>(p.groups * out) * scale_size});
-    writer.add(name + ".g_idx", dtype::i32, {p.in_features}, std::as_bytes(std::span(g_idx)));
-    return;
+/// compressed-tensors, "pack-quantized", as llm-compressor writes it.
+struct compressed_tensors_format {
+  static constexpr checkpoint_format id = checkpoint_format::compressed_tensors;
+  static constexpr std::string_view name = "compressed-tensors";
+  static constexpr std::string_view method = name;
+  static constexpr std::array<std::string_view, 1> endings = {".weight_packed"};
+  static constexpr std::array<std::string_view, 5> all_endings = {".weight_packed", ".weight_scale", ".weight_shape",
+                                                                  ".weight_zero_point", ".weight_g_idx"};
+  static constexpr std::string_view settings_file = "";  // readers know config.json only
+
+  template <class Limits>
+  static constexpr void constrain(Limits&) {}
+
+  static std::optional<format_refusal> accepts(layer_outline const& l) {
+    if (auto no = can_say(l)) return no;
+    return detail::refuse_ragged(l);
   }
-  if (p.spec.bits == 3) refuse("3 bit codes have no settled form in compressed-tensors");
-  if (scattered(g_idx, p.spec.group_size))
-    refuse("a scattered g_idx (desc_act) is not written as compressed-tensors: quantize with --order group_aware");
-  std::int64_t const shape[] = {out, p.in_features};
-  writer.add(name + ".weight_packed", dtype::i32, {out, words_in}, detail::transposed(p.qweight, words_in, out, 4));
-  writer.add(name + ".weight_scale", scale_dtype, {out, p.groups},
-             detail::transposed(p.scales, p.groups, out, scale_size));
-  writer.add(name + ".weight_shape", dtype::i64, {2}, std::as_bytes(std::span(shape)));
-  if (!p.spec.sym)
-    writer.add(name + ".weight_zero_point", dtype::i32, {words_out, p.groups},
-               detail::transposed(reinterpret_cast<std::byte const*>(zeros.data()), p.groups, words_out, 4));
-}
+  static std::optional<format_refusal> accepts(packed_view const& p) { return can_say(detail::outline_of({}, p)); }
+
+  static std::vector<tensor_outline> layout(layer_outline const& l) {
+    index_t const groups = group_count(l.in_features, l.spec.group_size);
+    index_t const out = l.out_features;
+    std::vector<tensor_outline> tensors = {
+        {l.name + ".weight_packed", dtype::i32, {out, word_count(l.in_features, l.spec.bits)}},
+        {l.name + ".weight_scale", l.scales, {out, groups}},
+        {l.name + ".weight_shape", dtype::i64, {2}}};
+    if (!l.spec.sym)
+      tensors.push_back({l.name + ".weight_zero_point", dtype::i32, {word_count(out, l.spec.bits), groups}});
+    return tensors;
+  }
+
+  static void write(tensor_sink const& sink, std::string const& module, packed_view const& p) {
+    layer_outline const l = detail::outline_of(module, p);
+    if (auto const no = can_say(l)) throw format_error(module + ": " + no->reason, no->change);
+    auto const tensors = layout(l);
+    index_t const out = p.out_features;
+    std::int64_t const shape[] = {out, p.in_features};
+    sink(tensors[0], detail::transposed(p.qweight, word_count(p.in_features, p.spec.bits), out, 4));
+    sink(tensors[1], detail::transposed(p.scales, p.groups, out, size_of(l.scales)));
+    sink(tensors[2], std::as_bytes(std::span(shape)));
+    if (p.spec.sym) return;
+    auto const zeros = detail::zero_words(p, zero_offset(id));
+    sink(tensors[3], detail::transposed(detail::words_of(zeros).data(), zeros.rows(), zeros.cols(), 4));
+  }
+
+  static std::optional<quantized_module> read(tensor_source const& source, std::string const& module,
+                                              layer_format const& declared, module_problems& problems) {
+    return detail::compressed_layer_reader(source, module, declared, problems).run();
+  }
+
+  static bool declares(json const& object, std::string const& where) {
+    return value_or<std::string>(object, "quant_method", "gptq", where) == name;
+  }
+  static quantization_config parse(json const& object, std::string const& where) {
+    return detail::parse_compressed_settings(object, where);
+  }
+  static json settings(quantization_config const& c) { return detail::compressed_settings(c); }
+
+  /// One list says it all.
+  static void declare_float(quantization_config& c, float_layers const& floats) {
+    std::erase_if(c.dynamic, [](dynamic_rule const& rule) { return rule.keep_float; });
+    c.ignore.insert(floats.names.begin(), floats.names.end());
+    c.modules_in_block_to_quantize.clear();
+  }
+
+ private:
+  static std::optional<format_refusal> can_say(layer_outline const& l) {
+    if (l.spec.bits == 3)
+      return format_refusal{"3 bit codes have no settled form in compressed-tensors",
+                            {remedy::bits_2_4_or_8, remedy::format_gptq}};
+    if (l.scattered)
+      return format_refusal{
+          "a scattered g_idx (desc_act) is not written as compressed-tensors, since vLLM would refuse it: "
+          "quantize in the group-aware order",
+          remedy::order_group_aware};
+    return std::nullopt;
+  }
+};
+
+static_assert(storage_format<compressed_tensors_format>);
 
 }  // namespace v0
 }  // namespace gptq

@@ -23,6 +23,15 @@ struct module_settings : layer_format {
   friend bool operator==(module_settings const&, module_settings const&) = default;
 };
 
+/// The settings of a module that a rule decides about and does not keep in float.
+inline module_settings applied(module_settings const& base, dynamic_rule const& rule) {
+  return {{.bits = rule.bits.value_or(base.bits),
+           .group_size = rule.group_size.value_or(base.group_size),
+           .sym = rule.sym.value_or(base.sym)},
+          rule.desc_act.value_or(base.desc_act)};
+}
+
+/// What a folder says of its quantization, in whichever format's words.
 struct quantization_config {
   module_settings base;
   bool lm_head = false;
@@ -41,20 +50,17 @@ struct quantization_config {
     dynamic_rule const* const rule = matching_rule(dynamic, module);
     if (!rule) return base;
     if (rule->keep_float) return std::nullopt;
-    return module_settings{{.bits = rule->bits.value_or(base.bits),
-                            .group_size = rule->group_size.value_or(base.group_size),
-                            .sym = rule->sym.value_or(base.sym)},
-                           rule->desc_act.value_or(base.desc_act)};
+    return applied(base, *rule);
   }
 };
 
 namespace detail {
 
-inline void check_settings(int bits, int group_size, std::string const& where) {
-  if (!valid_bits(bits))
-    throw format_error(where + ": bits = " + std::to_string(bits) + " is not supported (2, 3, 4, 8 are)");
-  if (group_size != -1 && group_size < 1)
-    throw format_error(where + ": group_size = " + std::to_string(group_size) + " is neither -1 nor positive");
+inline void check_settings(layer_format const& f, std::string const& where) {
+  if (!valid_bits(f.bits))
+    throw format_error(where + ": bits = " + std::to_string(f.bits) + " is not supported (2, 3, 4, 8 are)");
+  if (f.group_size != -1 && f.group_size < 1)
+    throw format_error(where + ": group_size = " + std::to_string(f.group_size) + " is neither -1 nor positive");
 }
 
 }  // namespace detail

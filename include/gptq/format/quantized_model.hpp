@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -15,16 +16,26 @@
 namespace gptq {
 inline namespace v0 {
 
-/// The modules whose tensors end in one of the quantized suffixes, in file order: "X.qweight" makes X a quantized
-/// linear, and so does "X.qzeros" alone, whose qweight is then missing; with compressed-tensors "X.weight_packed".
+/// The modules whose tensors end in what a format finds its layers by, in file order: "X.qweight" makes X a quantized
+/// linear, and so does "X.qzeros" alone, whose qweight is then missing.
 inline std::vector<std::string> quantized_names(checkpoint_reader const& reader) {
   std::vector<std::string> names;
-  for (std::string const& tensor : reader.names())
-    for (std::string_view const suffix : {".qweight", ".qzeros", ".weight_packed"}) {
-      if (!std::string_view(tensor).ends_with(suffix)) continue;
-      std::string name = tensor.substr(0, tensor.size() - suffix.size());
-      if (suffix != ".qzeros" || !reader.contains(name + ".qweight")) names.push_back(std::move(name));
+  auto const module_of = [&](std::string const& tensor, auto const& endings) -> std::optional<std::string> {
+    for (auto ending = endings.begin(); ending != endings.end(); ++ending) {
+      if (!std::string_view(tensor).ends_with(*ending)) continue;
+      std::string name = tensor.substr(0, tensor.size() - ending->size());
+      auto const better = [&](std::string_view e) { return reader.contains(name + std::string(e)); };
+      if (std::none_of(endings.begin(), ending, better)) return name;
     }
+    return std::nullopt;
+  };
+  for (std::string const& tensor : reader.names()) {
+    std::optional<std::string> name;
+    for_each_format([&](auto f) {
+      if (!name) name = module_of(tensor, f.endings);
+    });
+    if (name) names.push_back(*std::move(name));
+  }
   return names;
 }
 

@@ -18,6 +18,7 @@
 #include <set>
 #include <span>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -149,7 +150,8 @@ class model_weights {
     check_tensors();
   }
 
-  /// What is stored decides; see models.md 1.1. The key says which of two stored tensors counts.
+  /// What is stored decides: a head without a tensor is the embedding, and either may be stored for both (files note the
+  /// other as its alias). Where both are stored, tie_word_embeddings says whether the head's own counts.
   void resolve_tie() {
     std::string const embedding = names_.embedding();
     std::string const head = names_.head();
@@ -195,9 +197,9 @@ class model_weights {
     quantized_module const* const q = find_quantized(l.name);
     if (l.has_bias) expect(l.name + ".bias", {l.rows});
     if (!q) return expect(l.name + ".weight", {l.rows, l.inputs});
-    for (char const* const suffix : {".qweight", ".qzeros", ".scales", ".g_idx", ".weight_packed", ".weight_scale",
-                                     ".weight_shape", ".weight_zero_point", ".weight_g_idx"})
-      expected_.insert(l.name + suffix);
+    with_format(quantized_->config().format, [&](auto f) {
+      for (std::string_view const ending : f.all_endings) expected_.insert(l.name + std::string(ending));
+    });
     if (q->tensors.out_features != l.rows || q->tensors.in_features != l.inputs)
       throw format_error(reader_.folder().string() + ": quantized linear '" + l.name + "' is " +
                          std::to_string(q->tensors.out_features) + " x " + std::to_string(q->tensors.in_features) +

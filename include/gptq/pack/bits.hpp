@@ -25,6 +25,9 @@ inline namespace v0 {
 /// Words that `codes` codes of `bits` bits take.
 constexpr index_t word_count(index_t codes, int bits) { return (codes * bits + 31) / 32; }
 
+/// The fewest codes that fill whole words.
+constexpr int codes_of_whole_words(int bits) { return bits == 3 ? 32 : 32 / bits; }
+
 namespace detail {
 
 /// The shortest run of codes that fills whole words.

@@ -112,7 +112,7 @@ class matmul_block {
         for (index_t i = 0; i < n; ++i) scales[i] = load<float>(scales_of(g), i);
     }
     unpack_columns<Bits>(zeros_of(g), first_, n, fields_);
-    int const one = p_.format == checkpoint_format::gptq ? 1 : 0;
+    int const one = zero_offset(p_.format);
     for (index_t i = 0; i < n; ++i)
       zeros[i] = static_cast<float>(((fields_[i] + one) & ((1 << Bits) - 1)) - (1 << (Bits - 1)));
   }

@@ -54,7 +54,7 @@ inline packed_linear pack(quantized_linear const& q, checkpoint_format format, i
   p.qweight = pack_rows(q.codes.view().col_range(first, count), q.spec.bits);
 
   unsigned const top = (1u << q.spec.bits) - 1;
-  unsigned const one = format == checkpoint_format::gptq ? 1u : 0u;
+  auto const one = static_cast<unsigned>(zero_offset(format));
   matrix<std::uint8_t> fields(q.groups(), count);
   p.scales = matrix<float16>(q.groups(), count);
   for (index_t g = 0; g < q.groups(); ++g)
@@ -62,7 +62,8 @@ inline packed_linear pack(quantized_linear const& q, checkpoint_format format, i
       auto const place = [&] { return "group " + std::to_string(g) + ", output " + std::to_string(n); };
       unsigned const zero = q.zeros(g, first + n);
       if (zero < one)
-        throw numeric_error("pack: zero point 0 (" + place() + ") can't be stored in format gptq: use gptq_v2");
+        throw numeric_error("pack: zero point 0 (" + place() + ") can't be stored in format gptq, but in gptq_v2",
+                            remedy::format_gptq_v2);
       if (zero > top)
         throw shape_error("pack: zero point " + std::to_string(zero) + " (" + place() + ") is above " +
                           std::to_string(top));

@@ -19,10 +19,8 @@ inline namespace v0 {
 /// zero itself; compressed-tensors holds the words of v2 transposed, under other names.
 enum class checkpoint_format : unsigned char { gptq, gptq_v2, compressed_tensors };
 
-constexpr char const* to_string(checkpoint_format f) {
-  constexpr char const* names[] = {"gptq", "gptq_v2", "compressed-tensors"};
-  return names[static_cast<unsigned char>(f)];
-}
+/// What a format takes off zero points before it stores them: the lowest zero point that it can hold.
+constexpr int zero_offset(checkpoint_format f) { return f == checkpoint_format::gptq ? 1 : 0; }
 
 /// The tensors of one layer, owned; always in the layout of GPTQ files.
 struct packed_linear {
@@ -80,8 +78,7 @@ inline float scale_at(packed_view const& p, index_t g, index_t n) {
 inline std::uint8_t zero_at(packed_view const& p, index_t g, index_t n) {
   index_t const row_bytes = 4 * word_count(p.out_features, p.spec.bits);
   unsigned const stored = code_at(p.qzeros + g * row_bytes, n, p.spec.bits);
-  unsigned const one = p.format == checkpoint_format::gptq ? 1u : 0u;
-  return static_cast<std::uint8_t>((stored + one) & ((1u << p.spec.bits) - 1));
+  return static_cast<std::uint8_t>((stored + static_cast<unsigned>(zero_offset(p.format))) & ((1u << p.spec.bits) - 1));
 }
 
 /// The group of each input, in any case spelled out.

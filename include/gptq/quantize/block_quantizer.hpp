@@ -79,8 +79,7 @@ class model_quantizer {
     if (options.shift.any())
       float_stream_.emplace(b, weights.config(), samples, b.template adopt<typename B::activation>(weights.embedding()),
                             options.stream);
-    if (options.format == checkpoint_format::gptq)  // version 1 can't say 0: a constraint of the solve, not a repair
-      solve_options_.grid.nonzero_zeros = true;
+    constrain(options.format, solve_options_.grid);
     report_.samples = static_cast<index_t>(samples.size());
     report_.tokens = stream_.tokens();
     report_.kept_float = plan.kept_float();
@@ -135,8 +134,9 @@ class model_quantizer {
         if (!reduce_streams())
           throw device_memory_error(place() + ": " + e.what() + ", in chunks of " + std::to_string(before) + " tokens");
         if (stream_.chunk_tokens() < before)
-          report_.warnings.push_back("device memory: from " + place() + " on chunks of up to " +
-                                     std::to_string(stream_.chunk_tokens()) + " tokens, not " + std::to_string(before));
+          report_.warnings.emplace_back("device memory: from " + place() + " on chunks of up to " +
+                                        std::to_string(stream_.chunk_tokens()) + " tokens, not " +
+                                        std::to_string(before));
       }
     }
   }
@@ -276,7 +276,7 @@ class model_quantizer {
             return b_.pack(solved.linear, options_.format, l.first_row, l.rows, stacked.row_range(l.first_row, l.rows));
           });
         } catch (numeric_error const& e) {
-          throw numeric_error(l.name + ": " + e.what());
+          throw numeric_error(l.name + ": " + e.what(), e.change());
         }
       });
       // Written in order by another thread, at most two blocks behind.

@@ -127,7 +127,7 @@ inline std::vector<std::string> group_patterns(quantization_plan const& plan, la
 }
 
 /// The layers that are quantized where some are not: full names; for a family whose names engines change, the list as
-/// vLLM understands it (formats.md 9): names below the block, stage by stage, or full names and those of its own.
+/// vLLM understands it: names below the block, stage by stage, or full names and those of its own.
 inline std::vector<std::vector<std::string>> quantized_lists(quantization_plan const& plan, index_t blocks) {
   family_rule const& family = plan.family();
   std::array<std::set<index_t>, stage_count> quantized;
@@ -173,22 +173,19 @@ inline dynamic_rule make_rule(std::string const& pattern, std::optional<module_s
 inline void declare_layers(quantization_config& c, quantization_plan const& plan, std::string const& head) {
   index_t blocks = 0;
   for (planned_linear const& p : plan.linears()) blocks = (std::max)(blocks, p.block + 1);
+  float_layers floats;
   for (layer_group const& g : deviating_layers(plan, c.base)) {
     bool const all = static_cast<index_t>(g.blocks.size()) == blocks;
     for (std::string const& pattern : group_patterns(plan, g, all))
-      c.dynamic.push_back(make_rule(pattern, g.settings, c.base));
+      (g.settings ? c.dynamic : floats.rules).push_back(make_rule(pattern, g.settings, c.base));
   }
   c.lm_head = plan.head() != nullptr;
   if (c.lm_head && settings_of(*plan.head()->spec) != c.base)
     c.dynamic.push_back(make_rule(escape_dots(plan.head()->info.name), settings_of(*plan.head()->spec), c.base));
-  if (c.format == checkpoint_format::compressed_tensors) {  // one list says it all
-    std::erase_if(c.dynamic, [](dynamic_rule const& rule) { return rule.keep_float; });
-    for (std::string const& name : plan.kept_float()) c.ignore.insert(name);
-    if (!plan.head()) c.ignore.insert(head);
-    return;
-  }
-  if (plan.kept_float().empty()) return;
-  c.modules_in_block_to_quantize = quantized_lists(plan, blocks);
+  if (!plan.kept_float().empty()) floats.quantized = quantized_lists(plan, blocks);
+  floats.names = plan.kept_float();
+  if (!plan.head()) floats.names.push_back(head);
+  with_format(c.format, [&](auto f) { f.declare_float(c, floats); });
 }
 
 /// `head` is the name of the output head, which compressed-tensors must be told to leave alone.

@@ -35,7 +35,7 @@ quantize_model_on(Open&& open, std::filesystem::path const& source, std::filesys
   quantization_plan const plan(weights, options);
   detail::check_plan(weights, plan, options.format);
   output_folder folder(target, source, options.overwrite);
-  std::uint64_t const estimate = detail::estimated_bytes(weights, plan);
+  std::uint64_t const estimate = detail::estimated_bytes(weights, plan, options.format);
   folder.check_space(estimate + (std::min)(estimate, options.shard_size));
   detail::check_values(weights.reader(), options);
 
@@ -57,8 +57,8 @@ quantize_model_on(Open&& open, std::filesystem::path const& source, std::filesys
   index_t widest = 0;
   for (auto const& l : report.linears) widest = (std::max)(widest, l.in_features);
   if (report.tokens < widest)
-    report.warnings.push_back(std::to_string(report.tokens) + " calibration tokens are fewer than the " +
-                              std::to_string(widest) + " inputs of the widest layer");
+    report.warnings.emplace_back(std::to_string(report.tokens) + " calibration tokens are fewer than the " +
+                                 std::to_string(widest) + " inputs of the widest layer");
   return report;
 }
 

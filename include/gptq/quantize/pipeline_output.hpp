@@ -42,35 +42,25 @@ std::span<std::byte const> bytes_of(matrix<T> const& m) {
   return {reinterpret_cast<std::byte const*>(m.data()), static_cast<std::size_t>(m.size()) * sizeof(T)};
 }
 
-/// Refuses a model that is quantized already, a plan with nothing to quantize, and shapes that no reader of the format takes: a
-/// group size that does not divide the inputs, words that inputs or outputs do not fill. Names the layers.
+/// Refuses a plan with nothing to quantize, and layers that the format does not accept. Names the layers.
 inline void check_plan(model_weights const& weights, quantization_plan const& plan, checkpoint_format format) {
   std::string const folder = weights.reader().folder().string();
   if (plan.quantized().empty()) throw shape_error(folder + ": the rules leave no layer to quantize");
-  std::map<std::string, std::vector<std::string>> refused;  // reason → layers
-  for (planned_linear const& p : plan.quantized()) {
-    linear_info const& l = p.info;
-    if (format == checkpoint_format::compressed_tensors && p.spec->bits == 3)
-      refused["compressed-tensors has no settled form for the 3 bit codes of"].push_back(l.name);
-    if (format == checkpoint_format::compressed_tensors && scattered_groups(*p.spec))
-      refused["compressed-tensors is written without g_idx: use --order group_aware instead of desc_act for"].push_back(
-          l.name);
-    int const word = p.spec->bits == 3 ? 32 : 32 / p.spec->bits;
-    int const g = p.spec->group_size;
-    if (g != -1 && l.inputs % g != 0)
-      refused["group_size " + std::to_string(g) + " does not divide the " + std::to_string(l.inputs) + " inputs of"]
-          .push_back(l.name);
-    for (auto const& [size, what] : {std::pair{l.inputs, "inputs"}, std::pair{l.rows, "outputs"}})
-      if (size % word != 0)
-        refused[std::to_string(p.spec->bits) + " bit codes of " + std::to_string(size) + " " + what +
-                " do not fill whole words in"]
-            .push_back(l.name);
-  }
-  for (auto const& [reason, layers] : refused) {
-    std::string text = folder + ": " + reason + " ";
-    for (std::size_t i = 0; i < layers.size() && i < 8; ++i) text += (i ? ", " : "") + layers[i];
-    if (layers.size() > 8) text += " and " + std::to_string(layers.size() - 8) + " more";
-    throw shape_error(text);
+  struct refusal {
+    remedies change;
+    std::vector<std::string> layers;
+  };
+  std::map<std::string, refusal> refused;  // by reason
+  for (planned_linear const& p : plan.quantized())
+    if (auto const no = accepts(format, outline_of(p))) {
+      refused[no->reason].change = no->change;
+      refused[no->reason].layers.push_back(p.info.name);
+    }
+  for (auto const& [reason, r] : refused) {
+    std::string text = folder + ": ";
+    for (std::size_t i = 0; i < r.layers.size() && i < 8; ++i) text += (i ? ", " : "") + r.layers[i];
+    if (r.layers.size() > 8) text += " and " + std::to_string(r.layers.size() - 8) + " more";
+    throw shape_error(text + ": " + reason, r.change);
   }
 }
 
@@ -138,8 +128,10 @@ inline void check_values(checkpoint_reader const& reader, pipeline_options const
       if (!finite)
         throw numeric_error(tensor_place(t) + "NaN or Inf" + place([](float x) { return !std::isfinite(x); }));
       if (options.to_float16 && largest >= 65520.0f)
-        throw numeric_error(tensor_place(t) + std::to_string(largest) + " does not fit float16" +
-                            place([](float x) { return std::abs(x) >= 65520.0f; }) + "; use --dtype keep");
+        throw numeric_error(tensor_place(t) + std::to_string(largest) + " does not fit float16" + place([](float x) {
+                              return std::abs(x) >= 65520.0f;
+                            }) + "; keep the dtype of the source",
+                            remedy::keep_dtype);
     });
   }
 }
@@ -184,17 +176,14 @@ inline void write_linear(checkpoint_writer& writer, checkpoint_reader const& rea
     writer.add(bias->name, dtype::f16, bias->shape, bytes_of(as_float16(*bias)));
 }
 
-/// Bytes of tensor data that a run will write.
-inline std::uint64_t estimated_bytes(model_weights const& weights, quantization_plan const& plan) {
+/// Bytes of tensor data that a run will write, where float tensors keep their types.
+inline std::uint64_t estimated_bytes(model_weights const& weights, quantization_plan const& plan,
+                                     checkpoint_format format) {
   std::uint64_t bytes = 0;
   for (std::string const& name : weights.reader().names()) bytes += weights.reader().at(name).bytes.size();
   for (planned_linear const& p : plan.quantized()) {
-    linear_info const& l = p.info;
-    bytes -= weights.reader().at(l.name + ".weight").bytes.size();
-    auto const groups = static_cast<std::uint64_t>(group_count(l.inputs, p.spec->group_size));
-    auto const in = static_cast<std::uint64_t>(l.inputs), out = static_cast<std::uint64_t>(l.rows);
-    auto const bits = static_cast<std::uint64_t>(p.spec->bits);
-    bytes += in * out * bits / 8 + groups * out * (2 + bits / 8 + 1) + 4 * in;
+    bytes -= weights.reader().at(p.info.name + ".weight").bytes.size();
+    for (tensor_outline const& t : layout(format, outline_of(p))) bytes += t.bytes();
   }
   return bytes;
 }

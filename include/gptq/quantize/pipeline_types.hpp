@@ -64,7 +64,7 @@ struct pipeline_report {
   std::uint64_t bytes_before = 0;  ///< of tensor data
   std::uint64_t bytes_after = 0;
   std::vector<std::string> kept_float;  ///< layers that a rule keeps in float
-  std::vector<std::string> warnings;
+  std::vector<advice> warnings;
 
   /// How many layers a caller should have allowed to fall back.
   [[nodiscard]] index_t fallbacks() const {

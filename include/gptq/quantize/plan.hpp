@@ -55,6 +55,15 @@ struct planned_linear {
   int stage = 0;
 };
 
+/// A layer to be quantized, as formats are asked about it.
+inline layer_outline outline_of(planned_linear const& p) {
+  return {.name = p.info.name,
+          .in_features = p.info.inputs,
+          .out_features = p.info.rows,
+          .spec = p.spec->format(),
+          .scattered = scattered_groups(*p.spec)};
+}
+
 /// The layers of all blocks, and of the output head if that was asked for. The layers of a stage agree: they share a
 /// solve here and are one layer in vLLM and SGLang.
 class quantization_plan {
@@ -86,14 +95,15 @@ class quantization_plan {
     if (options.lm_head) {
       model_config const& c = weights.config();
       if (weights.tied())
-        throw shape_error(folder + ": --lm-head: the output head is tied to the embedding, which stays in float");
+        throw shape_error(folder + ": lm_head can't be quantized: it is tied to the embedding, which stays in float",
+                          remedy::keep_head_float);
       has_head_ = true;
       add({weights.names().head_module(), 0, c.vocabulary, c.hidden, false}, -1, 0);
     }
     for (std::size_t r = 0; r < matched.size(); ++r)
       if (matched[r] == 0)
-        warnings_.push_back("rule \"" + detail::printable(options.dynamic[r].key) +
-                            "\" decides about no layer of the model");
+        warnings_.emplace_back("rule \"" + detail::printable(options.dynamic[r].key) +
+                               "\" decides about no layer of the model");
     block_prefix_ = weights.names().block(0);
     explain_float();
   }
@@ -126,7 +136,7 @@ class quantization_plan {
     return out;
   }
 
-  [[nodiscard]] std::vector<std::string> const& warnings() const { return warnings_; }
+  [[nodiscard]] std::vector<advice> const& warnings() const { return warnings_; }
 
   /// "model.layers.0."
   [[nodiscard]] std::string const& block_prefix() const { return block_prefix_; }
@@ -143,12 +153,15 @@ class quantization_plan {
       bool quantized = false;
       for (planned_linear const& p : all_) quantized = quantized || (p.block >= 0 && p.stage == int(s) && p.spec);
       if (stays_float_[s])
-        warnings_.push_back(names + " stay in float: " + std::string(rule.reason) +
-                            "; --as llama writes a checkpoint that vLLM loads with all layers quantized, --all-layers "
-                            "quantizes them here too");
+        warnings_.emplace_back(names + " stay in float: " + std::string(rule.reason) +
+                                   "; written as Llama, all layers are quantized and vLLM loads them; they can be "
+                                   "quantized here too",
+                               remedies{remedy::as_llama, remedy::all_layers});
       if (quantized)
-        warnings_.push_back(names + " are quantized, so " + std::string(rule.engines) +
-                            " will not load the result: " + std::string(rule.reason) + "; --as llama avoids that");
+        warnings_.emplace_back(names + " are quantized, so " + std::string(rule.engines) +
+                                   " will not load the result: " + std::string(rule.reason) +
+                                   "; written as Llama, they will do",
+                               remedy::as_llama);
     }
   }
 
@@ -170,7 +183,7 @@ class quantization_plan {
   std::vector<planned_linear> all_;
   std::vector<std::size_t> first_;  ///< [blocks · stage_count] the first layer of each stage
   bool has_head_ = false;
-  std::vector<std::string> warnings_;
+  std::vector<advice> warnings_;
   std::string block_prefix_;
 };
 

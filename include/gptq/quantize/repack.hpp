@@ -3,7 +3,7 @@
 
 #include <gptq/engines/inspect.hpp>
 #include <gptq/engines/served_model.hpp>
-#include <gptq/format/compressed_tensors.hpp>
+#include <gptq/format/formats.hpp>
 #include <gptq/format/quantized_model.hpp>
 #include <gptq/io/output_folder.hpp>
 #include <gptq/io/side_files.hpp>
@@ -32,66 +32,48 @@ struct repack_report {
   checkpoint_format from = checkpoint_format::gptq;
   checkpoint_format to = checkpoint_format::gptq;
   std::uint64_t bytes = 0;
-  std::vector<std::string> warnings;
+  std::vector<advice> warnings;
 };
 
 namespace detail {
 
 /// Refuses, before anything is written, what the format can't say.
 inline void check_representable(quantized_model const& model, checkpoint_format to) {
-  for (quantized_module const& q : model.modules()) {
-    packed_view const& t = q.tensors;
-    if (to == checkpoint_format::compressed_tensors && t.spec.bits == 3)
-      throw format_error(q.name + ": 3 bit codes have no settled form in compressed-tensors");
-    if (to == checkpoint_format::compressed_tensors && q.scattered)
-      throw format_error(q.name + ": a scattered g_idx (desc_act) is not written as compressed-tensors, which vLLM " +
-                         "would refuse: quantize again with --order group_aware");
-    for (index_t g = 0; to == checkpoint_format::gptq && g < t.groups; ++g)
-      for (index_t n = 0; n < t.out_features; ++n)
-        if (zero_at(t, g, n) == 0)
-          throw format_error(q.name + ": the zero point of group " + std::to_string(g) + ", output " +
-                             std::to_string(n) + " is 0, which format gptq can't store");
-  }
+  for (quantized_module const& q : model.modules())
+    if (auto const no = accepts(to, q.tensors)) throw format_error(q.name + ": " + no->reason, no->change);
 }
 
 /// The settings in the words of the other format.
 inline quantization_config converted(quantization_config c, checkpoint_format to, checkpoint_reader const& reader,
                                      quantized_model const& model) {
-  bool const from_compressed = c.format == checkpoint_format::compressed_tensors;
-  bool const to_compressed = to == checkpoint_format::compressed_tensors;
+  auto const method = [](checkpoint_format id) { return with_format(id, [](auto f) { return f.method; }); };
+  bool const same_words = method(c.format) == method(to);
   c.format = to;
-  if (from_compressed == to_compressed) return c;
-  std::vector<std::string> floats;  // linear layers that stay in float
+  if (same_words) return c;
+  float_layers floats;
   for (std::string const& name : reader.names()) {
     std::string const module(parent_name(name));
     if (name.ends_with(".weight") && reader.at(name).shape.size() == 2 && !is_embedding(module))
-      floats.push_back(module);
-  }
-  if (to_compressed) {
-    std::erase_if(c.dynamic, [](dynamic_rule const& rule) { return rule.keep_float; });
-    c.ignore.insert(floats.begin(), floats.end());
-    if (!model.find("lm_head")) c.ignore.insert("lm_head");
-    c.modules_in_block_to_quantize.clear();
-    return c;
+      floats.names.push_back(module);
   }
   std::set<std::string> patterns;
-  for (std::string const& module : floats) {
+  for (std::string const& module : floats.names) {
     std::string_view block;
     fused_layer const* const fused = fused_layer_of(module, &block);
     if (!in_block(module)) continue;
     patterns.insert("-:" + escape_pattern(module) + "$");
     if (fused) patterns.insert("-:" + escape_pattern(std::string(block) + std::string(fused->name)) + "$");
   }
-  std::erase_if(c.dynamic, [](dynamic_rule const& rule) { return rule.keep_float; });
   for (std::string const& key : patterns)
-    c.dynamic.push_back(
+    floats.rules.push_back(
         {.key = key, .keep_float = true, .bits = {}, .group_size = {}, .sym = {}, .desc_act = {}, .matcher = {}});
-  c.ignore.clear();
-  c.lm_head = model.find("lm_head") != nullptr;
   if (!patterns.empty()) {
-    c.modules_in_block_to_quantize.assign(1, {});
-    for (quantized_module const& q : model.modules()) c.modules_in_block_to_quantize.front().push_back(q.name);
+    floats.quantized.emplace_back();
+    for (quantized_module const& q : model.modules()) floats.quantized.front().push_back(q.name);
   }
+  c.lm_head = model.find("lm_head") != nullptr;
+  if (!c.lm_head) floats.names.push_back("lm_head");
+  with_format(to, [&](auto f) { f.declare_float(c, floats); });
   return c;
 }
 
@@ -112,7 +94,7 @@ inline repack_report repack(std::filesystem::path const& source, std::filesystem
   report.to = options.format.value_or(settings->format);
   detail::check_representable(model, report.to);
   inspection const found = inspect(reader);
-  for (problem const& p : found.problems) report.warnings.push_back(to_string(p));
+  for (problem const& p : found.problems) report.warnings.emplace_back(to_string(p));
   report.warnings.insert(report.warnings.end(), found.notes.begin(), found.notes.end());
 
   output_folder folder(target, source, options.overwrite);

@@ -22,6 +22,8 @@ inline served_model served(model_weights const& weights, pipeline_options const&
   m.settings = to_json(detail::quantization_settings(plan, options, weights.names().head_module()));
   m.quantization = parse_quantization_config(m.settings, "settings");
   m.quantization.meta = m.settings.contains("meta") ? m.settings.at("meta") : json::object();
+  solve_limits limits;
+  constrain(options.format, limits);
   std::set<std::string> seen;
   for (planned_linear const& p : plan.linears()) {
     served_linear l;
@@ -34,7 +36,7 @@ inline served_model served(model_weights const& weights, pipeline_options const&
     if (p.spec) {
       l.settings = settings_of(*p.spec);
       l.scattered = l.settings.desc_act;
-      l.zero_points_of_0 = !p.spec->sym && options.format != checkpoint_format::gptq;
+      l.zero_points_of_0 = !p.spec->sym && !limits.nonzero_zeros;
     }
     m.linears.push_back(std::move(l));
   }

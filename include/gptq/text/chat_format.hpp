@@ -346,15 +346,15 @@ inline chat_format read_chat_format(std::filesystem::path const& folder) {
   if (!text.empty()) {
     if (auto const format = recognise_template(text)) return *format;
     throw format_error(place.string() + ": the chat template \"" + detail::printable(text, 60) +
-                       "\" is none of the built-in formats; say which to use with --chat-format (" +
-                       chat_format_names() + ")");
+                           "\" is none of the built-in formats; say which to use (" + chat_format_names() + ")",
+                       remedy::chat_format);
   }
   json const config =
       std::filesystem::exists(folder / "config.json", none) ? read_json(folder / "config.json") : json();
   if (config.is_object() && config.contains("model_type") && config.at("model_type") == "telechat")
     return *find_chat_format("telechat2");
-  throw format_error(folder.string() + ": no chat template; say which format to use with --chat-format (" +
-                     chat_format_names() + ")");
+  throw format_error(folder.string() + ": no chat template; say which format to use (" + chat_format_names() + ")",
+                     remedy::chat_format);
 }
 
 }  // namespace v0

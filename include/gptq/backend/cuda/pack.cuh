@@ -148,7 +148,7 @@ class packing {
                   pack_rows_element<Bits>{q.codes.view().col_range(first, count), words_.view()});
       elementwise(*c_, zeros_.rows(), zeros_.cols(),
                   pack_zeros_element<Bits>{q.zeros.view().col_range(first, count), zeros_.view(),
-                                           format == checkpoint_format::gptq ? 1u : 0u, c_->device_flags() + 1});
+                                           static_cast<unsigned>(zero_offset(format)), c_->device_flags() + 1});
     });
     elementwise(*c_, groups, count,
                 pack_scales_element{q.scales.view().col_range(first, count), scales_.view(), c_->device_flags() + 1});
