@@ -119,7 +119,7 @@ TEST_CASE("rules: what makes no sense is refused by name", "[app]") {
   m.check_refused({"group_size must be"}, {"--dynamic", R"({".*": {"group_size": 48}})"}, 2);
   m.check_refused({"leave no layer to quantize"}, {"--skip", ".*"});
   m.check_refused({"given twice"}, {"--skip", "a", "--skip", "a"}, 2);
-  m.check_refused({"group_size 256 does not divide the 128 inputs of model.layers.0.mlp.gate_proj"},
+  m.check_refused({"model.layers.0.mlp.gate_proj", "group_size 256 does not divide the 128 inputs", "--group-size"},
                   {"--dynamic", R"json({".*(gate|up)_proj": {"group_size": 256}})json"});
 }
 
