@@ -96,7 +96,7 @@ inline constexpr std::array<engine_rule, 4> transformers_rules = {{
      [](served_model const& m, rule_report& r) {
        if (!detail::is_compressed(m)) detail::check_uniform(m, r, false);
      }},
-    {"T5", engine::transformers, verdict::refused, "the lm_head is float", "leave the lm_head in float",
+    {"T5", engine::transformers, verdict::refused, "lm_head is in float", "keep lm_head in float",
      remedy::keep_head_float,
      [](served_model const& m, rule_report& r) {
        served_linear const* const head = m.find("lm_head");
