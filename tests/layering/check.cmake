@@ -5,8 +5,8 @@ cmake_minimum_required(VERSION 3.25)
 # paths. Includes point down this list only.
 set(core "core/")
 set(pack "core/" "pack/")                              # codes <-> words, dequantize, matmul
-set(quant "core/" "quant/")                            # the algorithm, once
 set(comm "core/" "comm/")                              # several workers
+set(quant "core/" "comm/" "quant/")                    # the algorithm, once
 set(backend "core/" "pack/" "backend/")                # where it runs
 set(io "core/" "io/")                                  # bytes on disk
 set(text "core/" "io/" "text/")                        # tokenizers, chats, calibration data

@@ -3,6 +3,7 @@
 #include "support/catch.hpp"
 
 #include <gptq/backend/host.hpp>
+#include <gptq/comm/threads.hpp>
 #include <gptq/core/leaves.hpp>
 #include <gptq/quant/target.hpp>
 
@@ -112,6 +113,33 @@ TEST_CASE("ordered sum: 1 to 4 workers come to the sum of the tree, bit for bit"
     for (index_t workers = 1; workers <= 4; ++workers) {
       CAPTURE(count, workers);
       CHECK(same_bits(by_workers(b, leaves, workers), *tree));
+    }
+  }
+}
+
+TEST_CASE("ordered sum: workers sum over a communicator, in each of them") {
+  backend b;
+  for (index_t const count : {1, 5, 8}) {
+    auto const tree = node(b, std::vector<bool>(static_cast<std::size_t>(count), true), 3, 0);
+    for (int const workers : {1, 2, 3, 4}) {
+      CAPTURE(count, workers);
+      std::vector<std::vector<float>> found(static_cast<std::size_t>(workers));
+      gptq::run_workers(workers, [&](gptq::thread_worker& c) {
+        backend own;
+        gptq::hessian<backend> h(own, width);
+        auto const mine = gptq::share_of(count, c.rank(), c.size());
+        for (index_t leaf = mine.first; leaf < mine.first + mine.count; ++leaf) {
+          h.begin_leaf(leaf);
+          h.add(leaf_data(leaf).x.view().row_range(0, 13));
+          h.add(leaf_data(leaf).x.view().row_range(13, tokens - 13));
+        }
+        h.sum_over(c, count * tokens, count);
+        auto& all = found[static_cast<std::size_t>(c.rank())];
+        for (index_t r = 0; r < width; ++r) all.insert(all.end(), h.gram().row(r), h.gram().row(r) + r + 1);
+        if (h.tokens() != count * tokens) all.clear();
+      });
+      std::vector<float> const expected(tree->begin(), tree->begin() + width * (width + 1) / 2);
+      for (auto const& each : found) CHECK(same_bits(each, expected));
     }
   }
 }

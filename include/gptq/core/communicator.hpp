@@ -30,11 +30,12 @@ struct index_range {
 };
 
 /// Where the share of each worker begins and the last one ends [workers + 1], when n things are dealt to workers in
-/// whole units (the last one may be cut short). Shares differ by one unit at most, and are empty where workers are many.
+/// whole units (the last one may be cut short). Shares differ by one unit at most; where workers are many, some have none,
+/// but never the first.
 inline std::vector<index_t> deal(index_t n, int workers, index_t unit = 1) {
   index_t const units = (n + unit - 1) / unit;
   std::vector<index_t> bounds;
-  for (int r = 0; r <= workers; ++r) bounds.push_back((std::min)(n, units * r / workers * unit));
+  for (int r = 0; r <= workers; ++r) bounds.push_back((std::min)(n, (units * r + workers - 1) / workers * unit));
   return bounds;
 }
 

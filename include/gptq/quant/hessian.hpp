@@ -68,6 +68,12 @@ class hessian {
     batches_ += other.batches_;
     dropped_ += other.dropped_;
   }
+  /// Becomes the sum over the leaves of all workers, who know how many tokens and sequences they have together.
+  template <communicator C>
+  void sum_over(C& c, index_t tokens, index_t sequences) {
+    sum_.sum_over(c);
+    set_counts(tokens, sequences);
+  }
   /// The nodes of the sum, for workers that have no memory in common; nothing stays behind.
   [[nodiscard]] ordered_sum<Backend, summed_part::lower_triangle>& sum() { return sum_; }
 

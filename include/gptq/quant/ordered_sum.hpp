@@ -3,6 +3,7 @@
 /// one alone. Whoever adds the leaves, one worker or several, comes to the same bits.
 #pragma once
 
+#include <gptq/core/communicator.hpp>
 #include <gptq/core/error.hpp>
 #include <gptq/core/quantize_backend.hpp>
 
@@ -80,6 +81,18 @@ class ordered_sum {
     if (find(n.level, n.index) != nodes_.end())
       throw shape_error("two sums hold leaf " + std::to_string(n.index << n.level));
     nodes_.push_back(std::move(n));
+  }
+
+  /// Becomes the sum over the leaves of all workers, in each of them. No leaf may follow.
+  template <communicator C>
+  void sum_over(C& c) {
+    if (c.size() == 1 || rows_ * cols_ == 0) return;
+    std::vector<node> own = take();
+    std::vector<tree_node<scalar, typename B::space>> nodes;
+    for (node const& n : own) nodes.push_back({n.level, n.index, n.values});
+    matrix_of<B, scalar> total = own.empty() ? make_node() : std::move(own.back().values);
+    c.template sum<scalar>(nodes, total);
+    insert({0, 0, std::move(total)});  // alone, a node is the root at any level
   }
 
  private:
