@@ -6,7 +6,7 @@
 
 #include <gptq/backend/cuda/forward.cuh>
 #include <gptq/quantize/pipeline.hpp>
-#include <gptq/run/stream_plan.hpp>
+#include <gptq/run/memory_plan.hpp>
 
 #include <future>
 #include <optional>
@@ -63,17 +63,19 @@ gptq::pipeline_report quantize_on_cuda(std::size_t memory, std::filesystem::path
   auto const open = [&]() -> backend_type& {
     backend.emplace(opening.get());
     loading = std::async(std::launch::async, gptq::detail::load_products<T>, 0);
-    options.stream = gptq::plan_stream(gptq::read_model_config(model), samples, sizeof(T), backend->memory_budget(),
-                                       {.streams = options.shift.any() ? 2 : 1,
-                                        .head = options.lm_head,
-                                        .refines = options.quantize.refit > 0 || options.quantize.sweeps > 0,
-                                        .whole_rows = options.spec.group_size == -1});
+    gptq::model_weights const weights = gptq::open_source(model, options);
+    options.activations =
+        gptq::plan_activations(weights.config(), weights.layers(), samples, sizeof(T), backend->memory_budget(),
+                               {.models = options.shift.any() ? 2 : 1,
+                                .head = options.lm_head,
+                                .refines = options.quantize.refit > 0 || options.quantize.sweeps > 0,
+                                .whole_rows = options.spec.group_size == -1});
     return *backend;
   };
   auto report = gptq::quantize_model_on(open, model, output, samples, options);
   cuda::describe(*backend, memory, usage);
   usage.chunk_tokens = report.chunk_tokens;
-  usage.states_on_host = options.stream.states_on_host;
+  usage.states_on_host = options.activations.on_host;
   return report;
 }
 

@@ -65,19 +65,20 @@ inline std::string time_left(double done, double seconds) {
   return fmt::format(", {} left", duration(seconds * (1 - done) / done));
 }
 
-/// For quantize: blocks, stage, speed (calibration tokens through a whole block, solving included) and time left.
+/// For quantize: blocks, linears, speed (calibration tokens through a whole block, solving included) and time left.
 class quantize_progress {
  public:
   void operator()(gptq::pipeline_progress const& p) {
-    double const in_stage = p.of_tokens > 0 ? static_cast<double>(p.tokens) / static_cast<double>(p.of_tokens) : 0;
-    double const blocks = static_cast<double>(p.block) + (p.stage + in_stage) / gptq::stage_count;
+    double const in_group = p.of_tokens > 0 ? static_cast<double>(p.tokens) / static_cast<double>(p.of_tokens) : 0;
+    double const blocks =
+        static_cast<double>(p.block) + (static_cast<double>(p.group) + in_group) / static_cast<double>(p.groups);
     double const seconds = since_.seconds();
     auto const speed = [&] {
       double const rate = seconds > 0 ? blocks * static_cast<double>(p.of_tokens) / seconds : 0;
       return fmt::format(", {:.0f} tokens/s{}", rate, time_left(blocks / static_cast<double>(p.blocks), seconds));
     };
     if (line_.live())
-      line_.show(fmt::format("block {} of {}, {}{}", p.block + 1, p.blocks, gptq::stage_names[p.stage], speed()));
+      line_.show(fmt::format("block {} of {}, {}{}", p.block + 1, p.blocks, p.name, speed()));
     else if (p.block != announced_)
       tell(fmt::format("block {} of {}{}\n", p.block + 1, p.blocks, p.block > 0 ? speed() : ""));
     announced_ = p.block;

@@ -38,7 +38,7 @@ gptq::pipeline_report run_on_cuda(quantize_arguments const& a, gptq::pipeline_op
                                   gptq::calibration_set const& calibration, std::future<void>& ready,
                                   device_usage& usage) {
   gptq::model_weights const weights = gptq::open_source(a.model, options);
-  gptq::tensor_view const* const first = weights.stored(weights.names().linears(0, gptq::attention_stage).front());
+  gptq::tensor_view const* const first = weights.stored(weights.layer(0).groups.front().linears.front());
   gptq::dtype const type = first ? first->type : gptq::dtype::f32;
   auto const run = type == gptq::dtype::bf16  ? quantize_on_cuda<gptq::bfloat16>
                    : type == gptq::dtype::f16 ? quantize_on_cuda<gptq::float16>
@@ -138,10 +138,8 @@ int quantize(quantize_arguments const& a) {
   if (device.wait_for(std::chrono::seconds(0)) == std::future_status::ready) device.get();
   memory_watch memory;
   std::optional<device_usage> usage;
-  gptq::family_rule const& family = options.as_llama ? *gptq::find_family("llama") : *config.family;
-  quantize_run run{
-      a,       options, calibration, family, run_pipeline(a, options, calibration, memory, warnings, device, usage),
-      warnings};
+  quantize_run run{a, options, calibration, run_pipeline(a, options, calibration, memory, warnings, device, usage),
+                   warnings};
   run.device = std::move(usage);
   for (gptq::advice const& w : run.report.warnings) {
     warn(with_options(w));

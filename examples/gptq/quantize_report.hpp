@@ -29,7 +29,6 @@ struct quantize_run {
   quantize_arguments const& arguments;
   gptq::pipeline_options const& options;
   gptq::calibration_set const& calibration;
-  gptq::family_rule const& family;
   gptq::pipeline_report report;
   std::vector<std::string> warnings;
   std::uint64_t peak_resident = 0;
@@ -167,32 +166,27 @@ inline gptq::json to_json(quantize_run const& run) {
           {"bytes", {{"before", run.report.bytes_before}, {"after", run.report.bytes_after}}}};
 }
 
-/// The stage that a layer belongs to, by its name; -1 for the output head.
-inline int stage_of(gptq::family_rule const& family, std::string_view layer) {
-  for (int s = 0; s < gptq::stage_count; ++s)
-    for (auto const& l : family.stages[static_cast<std::size_t>(s)].linears)
-      if (!l.name.empty() && layer.ends_with(l.name)) return s;
-  return -1;
-}
-
-/// Mean losses of each kind of stage, and the layers that lost most.
+/// Mean losses of the linears that are solved together, and the linears that lost most.
 inline std::string loss_table(quantize_run const& run) {
   auto const& linears = run.report.linears;
   std::size_t width = 24;
   for (auto const& l : linears) width = (std::max)(width, l.name.size());
   std::string text = fmt::format("{:<{}}  {:>10}  {:>10}\n", "relative loss of outputs", width, "gptq", "rounding");
-  for (int s = 0; s < gptq::stage_count; ++s) {
+  std::vector<std::string> groups;  // in order of appearance
+  for (auto const& l : linears)
+    if (!l.group.empty() && std::find(groups.begin(), groups.end(), l.group) == groups.end()) groups.push_back(l.group);
+  for (auto const& group : groups) {
     double loss = 0, rtn = 0;
     int count = 0;
     for (auto const& l : linears)
-      if (l.report.rel_loss >= 0 && stage_of(run.family, l.name) == s) {
+      if (l.report.rel_loss >= 0 && l.group == group) {
         loss += l.report.rel_loss;
         rtn += l.report.rel_loss_rtn;
         ++count;
       }
     if (count > 0)
-      text += fmt::format("{:<{}}  {:>10.3g}  {:>10.3g}\n", fmt::format("mean of {}", gptq::stage_names[s]), width,
-                          loss / count, rtn / count);
+      text += fmt::format("{:<{}}  {:>10.3g}  {:>10.3g}\n", fmt::format("mean of {}", group), width, loss / count,
+                          rtn / count);
   }
   std::vector<gptq::linear_record const*> worst;
   for (auto const& l : linears) worst.push_back(&l);

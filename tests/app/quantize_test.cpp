@@ -381,7 +381,7 @@ TEST_CASE("one calibration run twice gives the same bytes", "[app]") {
 
 TEST_CASE("layers that fall back are listed and end the run with 3, unless allowed", "[app]") {
   model_copy const m;
-  // All inputs of the first stage are zero: nothing is known about its layers.
+  // All inputs of the first linears are zero: nothing is known about its layers.
   m.edit_weights([](tensor_file& f) { f.set("model.layers.1.input_layernorm.weight", 0, std::string(256, '\0')); });
   std::vector<std::string> const report = {"--report", (m.results() / "r.json").string()};
   auto const r = test::run_app(m.small_run(report));

@@ -110,7 +110,7 @@ TEST_CASE("cuda generate: logits with a cache are the golden ones") {
     test::golden const expected(path / "golden.safetensors");
     gptq::model_weights const weights(path);
     backend b;
-    gptq::cached_model<backend> model(b, weights, 96, {.chunk_tokens = 16});
+    gptq::cached_model<backend> model(b, weights, 96, {.micro_batch = 16});
     auto const last = static_cast<index_t>(expected.positions.size()) - 1;
     gptq::matrix<float> ours;
     for (index_t s = 0; s < 2; ++s) {

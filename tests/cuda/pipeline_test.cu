@@ -19,9 +19,9 @@ TEST_CASE("cuda pipeline: states in pinned host memory and a budget change no bi
   test::temp_dir const dir;
   auto const run = [&](char const* name, bool on_host, std::size_t budget) {
     gptq::pipeline_options options;
-    options.stream.chunk_tokens = 300;
-    options.stream.states_on_host = on_host;
-    options.stream.keep_bytes = 0;
+    options.activations.micro_batch = 300;
+    options.activations.on_host = on_host;
+    options.activations.keep_bytes = 0;
     gptq::cuda_model_backend b({.memory_budget = budget});
     auto const report =
         gptq::quantize_model(b, test::bundled_model(), dir / name, test::random_calibration(24), options);

@@ -16,11 +16,11 @@ int main(int argc, char** argv) {
     for (std::int32_t id = 0; in >> id;) ids.push_back(id);
     gptq::host_model_backend b;
     gptq::model_weights const weights(argv[1]);
-    gptq::token_stream<gptq::host_model_backend> stream(b, weights.config(), {ids}, b.adopt<float>(weights.embedding()),
-                                                        {});
-    for (gptq::index_t i = 0; i < weights.config().blocks; ++i) stream.run(gptq::load_block(b, weights, i));
-    gptq::output_head<gptq::host_model_backend> head(b, weights);
-    auto const logits = head.logits(stream.states());
+    gptq::activations<gptq::host_model_backend> stream(b, weights.config(), {ids}, b.adopt<float>(weights.embedding()),
+                                                       {});
+    for (gptq::index_t i = 0; i < weights.config().blocks; ++i) stream.run(gptq::load_layer(b, weights, i));
+    gptq::lm_head<gptq::host_model_backend> head(b, weights);
+    auto const logits = head.logits(stream.hidden_states());
     std::ofstream out(argv[3], std::ios::binary);
     for (gptq::index_t r = 0; r < logits.rows; ++r)
       out.write(reinterpret_cast<char const*>(logits.row(r)), logits.cols * std::streamsize(sizeof(float)));

@@ -1,6 +1,7 @@
 #include "support/model.hpp"
 
 #include <gptq/model/config.hpp>
+#include <gptq/model/decoder_layer.hpp>
 
 #include <cmath>
 #include <limits>
@@ -51,9 +52,10 @@ TEST_CASE("config: the spelling of transformers 4") {
   CHECK(c.rope.theta == 1e6);
   CHECK(c.rope.dim == 128);
   CHECK(c.windows == std::vector<index_t>(28, 0));
-  CHECK(c.stage_inputs(gptq::down_stage) == 18944);
-  CHECK(c.stage_outputs(gptq::attention_stage) == 3584 + 2 * 512);
-  CHECK(c.stage_outputs(gptq::gate_up_stage) == 2 * 18944);
+  auto const layer = gptq::decoder_layer(c, "", 0);
+  CHECK(layer.groups[0].outputs() == 3584 + 2 * 512);
+  CHECK(layer.groups[2].outputs() == 2 * 18944);
+  CHECK(layer.groups[3].inputs() == 18944);
 }
 
 TEST_CASE("config: the spelling of transformers 5") {
@@ -98,7 +100,7 @@ TEST_CASE("config: head_dim and the number of key/value heads have defaults and 
   CHECK(parse(config).kv_heads == 2);
   config["head_dim"] = 20;
   CHECK(parse(config).head_dim == 20);
-  CHECK(parse(config).stage_inputs(gptq::context_stage) == 40);
+  CHECK(gptq::decoder_layer(parse(config), "", 0).groups[1].inputs() == 40);
   config.erase("num_key_value_heads");
   CHECK(parse(config).kv_heads == 2);
 }

@@ -3,6 +3,7 @@
 
 #include <gptq/io/json.hpp>
 #include <gptq/model/config.hpp>
+#include <gptq/model/decoder_layer.hpp>
 #include <gptq/model/names.hpp>
 
 #include <set>
@@ -28,9 +29,11 @@ gptq::model_config config_of(char const* family, bool attention_bias = false, bo
 
 }  // namespace
 
-TEST_CASE("family: the names and shapes of a stage, in the order of its outputs") {
+TEST_CASE("family: the names and shapes of a group, in the order of its outputs") {
   gptq::model_names const names(config_of("qwen2"), "model.");
-  auto const qkv = names.linears(2, gptq::attention_stage);
+  auto const layer = gptq::decoder_layer(config_of("qwen2"), names.block(2), 2);
+  REQUIRE(layer.groups.size() == 4);
+  auto const& qkv = layer.groups[0].linears;
   REQUIRE(qkv.size() == 3);
   CHECK(qkv[0].name == "model.layers.2.self_attn.q_proj");
   CHECK(qkv[1].name == "model.layers.2.self_attn.k_proj");
@@ -40,23 +43,24 @@ TEST_CASE("family: the names and shapes of a stage, in the order of its outputs"
   CHECK(qkv[1].rows == 10);
   CHECK(qkv[2].first_row == 30);
   CHECK(qkv[2].inputs == 12);
-  auto const o = names.linears(0, gptq::context_stage);
+  auto const& o = layer.groups[1].linears;
   REQUIRE(o.size() == 1);
-  CHECK(o[0].name == "model.layers.0.self_attn.o_proj");
+  CHECK(o[0].name == "model.layers.2.self_attn.o_proj");
   CHECK(o[0].rows == 12);
   CHECK(o[0].inputs == 20);
-  CHECK(names.linears(0, gptq::gate_up_stage).size() == 2);
-  CHECK(names.linears(0, gptq::down_stage).front().inputs == 20);
+  CHECK(layer.groups[2].linears.size() == 2);
+  CHECK(layer.groups[3].inputs() == 20);
   CHECK(names.embedding() == "model.embed_tokens.weight");
   CHECK(names.final_norm() == "model.norm.weight");
   CHECK(names.head() == "lm_head.weight");
-  CHECK(names.norm(1, gptq::attention_norm) == "model.layers.1.input_layernorm.weight");
-  CHECK(names.norm(1, gptq::mlp_norm) == "model.layers.1.post_attention_layernorm.weight");
+  REQUIRE(layer.tensors.size() == 2);
+  CHECK(layer.tensors[0].name == "model.layers.2.input_layernorm.weight");
+  CHECK(layer.tensors[1].name == "model.layers.2.post_attention_layernorm.weight");
 }
 
-TEST_CASE("family: heads lie where the layers of the attention stage put them") {
+TEST_CASE("family: heads lie where the projections put them") {
   auto const layout = [](char const* family) {
-    auto const s = config_of(family).attention();
+    auto const s = gptq::decoder_layer(config_of(family), "", 0).attention;
     return std::vector<gptq::index_t>{s.query.first, s.query.stride, s.key.first,
                                       s.key.stride,  s.value.first,  s.value.stride};
   };
@@ -68,12 +72,14 @@ TEST_CASE("family: heads lie where the layers of the attention stage put them") 
 
 TEST_CASE("family: fused layers are one tensor") {
   gptq::model_names const phi(config_of("phi3"), "model.");
-  REQUIRE(phi.linears(1, gptq::attention_stage).size() == 1);
-  CHECK(phi.linears(1, gptq::attention_stage).front().name == "model.layers.1.self_attn.qkv_proj");
-  CHECK(phi.linears(1, gptq::attention_stage).front().rows == 40);
-  CHECK(phi.linears(1, gptq::gate_up_stage).front().rows == 40);
+  auto const layer = gptq::decoder_layer(config_of("phi3"), phi.block(1), 1);
+  REQUIRE(layer.groups[0].linears.size() == 1);
+  CHECK(layer.groups[0].linears.front().name == "model.layers.1.self_attn.qkv_proj");
+  CHECK(layer.groups[0].outputs() == 40);
+  CHECK(layer.groups[2].outputs() == 40);
   gptq::model_names const telechat(config_of("telechat"), "transformer.");
-  auto const qkv = telechat.linears(2, gptq::attention_stage);
+  auto const other = gptq::decoder_layer(config_of("telechat"), telechat.block(2), 2);
+  auto const& qkv = other.groups[0].linears;
   REQUIRE(qkv.size() == 2);
   CHECK(qkv[1].name == "transformer.h.2.self_attention.key_value");
   CHECK(qkv[1].first_row == 20);
@@ -89,14 +95,14 @@ TEST_CASE("family: the names of TeleChat2 are those of the published index") {
   gptq::model_names const names(config, "transformer.");
   std::set<std::string> ours{names.embedding(), names.final_norm(), names.head()};
   for (gptq::index_t i = 0; i < config.blocks; ++i) {
-    for (int n = 0; n < gptq::norm_count; ++n) ours.insert(names.norm(i, static_cast<gptq::block_norm>(n)));
-    for (int s = 0; s < gptq::stage_count; ++s)
-      for (auto const& l : names.linears(i, s)) {
+    auto const layer = gptq::decoder_layer(config, names.block(i), i);
+    for (auto const& t : layer.tensors) ours.insert(t.name);
+    for (auto const& group : layer.groups)
+      for (auto const& l : group.linears) {
         ours.insert(l.name + ".weight");
         if (l.has_bias) ours.insert(l.name + ".bias");
       }
   }
-  ours.erase("");
   auto const index = gptq::read_json(folder / "model.safetensors.index.json");
   std::set<std::string> published;
   for (auto const& item : index.at("weight_map").items()) published.insert(item.key());
@@ -106,10 +112,9 @@ TEST_CASE("family: the names of TeleChat2 are those of the published index") {
 
 TEST_CASE("family: where biases are") {
   auto const biased = [](gptq::model_config const& c) {
-    gptq::model_names const names(c, "");
     std::string found;
-    for (int s = 0; s < gptq::stage_count; ++s)
-      for (auto const& l : names.linears(0, s))
+    for (auto const& group : gptq::decoder_layer(c, "", 0).groups)
+      for (auto const& l : group.linears)
         if (l.has_bias) found += l.name.substr(l.name.rfind('.') + 1, 1);
     return found;
   };

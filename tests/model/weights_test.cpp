@@ -62,7 +62,7 @@ std::vector<float> quantize(test::tiny_model& model, std::string const& layer, s
 
 }  // namespace
 
-TEST_CASE("weights: a stage's layers are stacked, with their biases beside") {
+TEST_CASE("weights: the linears of a group are stacked, with their biases beside") {
   test::temp_dir const dir;
   test::tiny_model model;
   model_weights const weights(model.write(dir));
@@ -70,28 +70,28 @@ TEST_CASE("weights: a stage's layers are stacked, with their biases beside") {
   CHECK_FALSE(weights.tied());
   CHECK_FALSE(weights.quantized());
   std::string const block = "model.layers.1.self_attn.";
-  auto const w = weights.stage_weight(1, gptq::attention_stage);
+  auto const w = weights.group_weight(weights.layer(1).groups[0]);
   REQUIRE(w.rows() == 32);
   REQUIRE(w.cols() == 16);
   check_equal(w.view().row_range(0, 16), values_of(model.at(block + "q_proj.weight")));
   check_equal(w.view().row_range(16, 8), values_of(model.at(block + "k_proj.weight")));
   check_equal(w.view().row_range(24, 8), values_of(model.at(block + "v_proj.weight")));
-  auto const bias = weights.stage_bias(1, gptq::attention_stage);
+  auto const bias = weights.group_bias(weights.layer(1).groups[0]);
   REQUIRE(bias.cols() == 32);
   check_equal(bias.view().col_range(16, 8), values_of(model.at(block + "k_proj.bias")));
-  CHECK(weights.stage_bias(1, gptq::context_stage).size() == 0);
+  CHECK(weights.group_bias(weights.layer(1).groups[1]).size() == 0);
   check_equal(weights.embedding(), values_of(model.at("model.embed_tokens.weight")));
   check_equal(weights.head(), values_of(model.at("lm_head.weight")));
   check_equal(weights.final_norm(), values_of(model.at("model.norm.weight")));
 
   gptq::host_forward b;
-  auto const loaded = gptq::load_block(b, weights, 1);
+  auto const loaded = gptq::load_layer(b, weights, 1);
   CHECK(loaded.number == 1);
-  CHECK(loaded.norms[gptq::query_norm].size() == 0);
-  CHECK(loaded.stages[0].linears[2].name == "model.layers.1.self_attn.v_proj");
-  CHECK(loaded.stages[0].linears[2].first_row == 24);
-  check_equal(loaded.stages[3].weight, values_of(model.at("model.layers.1.mlp.down_proj.weight")));
-  check_equal(loaded.norms[gptq::mlp_norm], values_of(model.at("model.layers.1.post_attention_layernorm.weight")));
+  REQUIRE(loaded.tensors.size() == 2);
+  CHECK(loaded.groups[0].linears[2].name == "model.layers.1.self_attn.v_proj");
+  CHECK(loaded.groups[0].linears[2].first_row == 24);
+  check_equal(loaded.groups[3].weight, values_of(model.at("model.layers.1.mlp.down_proj.weight")));
+  check_equal(loaded.tensors[1], values_of(model.at("model.layers.1.post_attention_layernorm.weight")));
 }
 
 TEST_CASE("weights: the head is tied by what is stored, then by the key") {
@@ -142,7 +142,7 @@ TEST_CASE("weights: names may lack the root") {
   for (auto& t : model.tensors)
     if (t.name.starts_with("model.")) t.name.erase(0, 6);
   model_weights const weights(model.write(dir));
-  CHECK(weights.names().linears(0, gptq::down_stage).front().name == "layers.0.mlp.down_proj");
+  CHECK(weights.layer(0).groups[3].linears.front().name == "layers.0.mlp.down_proj");
   CHECK(weights.unexpected().empty());
 }
 
@@ -159,7 +159,8 @@ TEST_CASE("weights: 16-bit types are read exactly, and types may be mixed") {
   }
   t.dtype = half ? "F16" : "BF16";
   t.bytes = test::bytes_of(bits);
-  check_equal(model_weights(model.write(dir)).stage_weight(0, gptq::down_stage), expected);
+  model_weights const weights(model.write(dir));
+  check_equal(weights.group_weight(weights.layer(0).groups[3]), expected);
 }
 
 TEST_CASE("weights: what is missing is listed") {
@@ -211,8 +212,8 @@ TEST_CASE("weights: NaN and Inf are found where they are") {
     spoil("model.layers.1.mlp.down_proj.weight", 24 * 3 + 5);
     model_weights const weights(model.write(dir));
     gptq::host_forward b;
-    CHECK_NOTHROW(gptq::load_block(b, weights, 0));
-    CHECK_THAT(test::message_of<gptq::numeric_error>([&] { gptq::load_block(b, weights, 1); }),
+    CHECK_NOTHROW(gptq::load_layer(b, weights, 0));
+    CHECK_THAT(test::message_of<gptq::numeric_error>([&] { gptq::load_layer(b, weights, 1); }),
                test::contains("model.layers.1.mlp.down_proj.weight") && test::contains("row 3, column 5"));
   }
   SECTION("in a bias, a norm, the embedding") {
@@ -223,7 +224,7 @@ TEST_CASE("weights: NaN and Inf are found where they are") {
     gptq::host_forward b;
     CHECK_THAT(test::message_of<gptq::numeric_error>([&] {
                  (void)weights.embedding();
-                 gptq::load_block(b, weights, 0);
+                 gptq::load_layer(b, weights, 0);
                }),
                test::contains(name));
   }
@@ -259,12 +260,12 @@ TEST_CASE("weights: quantized layers are dequantized into their rows") {
   CHECK(weights.quantized()->modules().size() == 3);
   CHECK(weights.unexpected().empty());
   CHECK_FALSE(weights.tied());
-  auto const qkv = weights.stage_weight(0, gptq::attention_stage);
+  auto const qkv = weights.group_weight(weights.layer(0).groups[0]);
   check_equal(qkv.view().row_range(0, 16), values_of(model.at("model.layers.0.self_attn.q_proj.weight")));
   check_equal(qkv.view().row_range(16, 8), k);
-  check_equal(weights.stage_weight(0, gptq::context_stage), o);
+  check_equal(weights.group_weight(weights.layer(0).groups[1]), o);
   check_equal(weights.head(), head);
-  check_equal(weights.stage_bias(0, gptq::attention_stage).view().col_range(16, 8),
+  check_equal(weights.group_bias(weights.layer(0).groups[0]).view().col_range(16, 8),
               values_of(model.at("model.layers.0.self_attn.k_proj.bias")));
 }
 
@@ -278,7 +279,7 @@ TEST_CASE("weights: a quantized layer may have a bias of zeros that its family d
     model.tensors.push_back({layer + ".bias", "F32", {16}, test::bytes_of(bias)});
     model_weights const weights(model.write(dir));
     CHECK(weights.unexpected().empty());
-    CHECK(weights.stage_bias(0, gptq::context_stage).size() == 0);
+    CHECK(weights.group_bias(weights.layer(0).groups[1]).size() == 0);
   }
   SECTION("not zero") {
     bias[9] = 0.5f;

@@ -151,7 +151,7 @@ TEST_CASE("archetype: the model code runs on 16-bit activations in memory of its
   CHECK(error > test::golden_bound);  // it did not run in float
 }
 
-TEST_CASE("archetype: evaluation and the stage by stage walk compile and run on it") {
+TEST_CASE("archetype: evaluation and the walk group by group compile and run on it") {
   test::temp_dir const dir;
   gptq::model_weights const weights(test::tiny_model().write(dir));
   archetype b;
@@ -164,13 +164,14 @@ TEST_CASE("archetype: evaluation and the stage by stage walk compile and run on 
   CHECK_THAT(e.perplexity, Catch::Matchers::WithinRel(exact, 0.05));
   CHECK(*e.kl == 0);
 
-  gptq::token_stream<archetype> stream(b, weights.config(), {ids}, b.adopt<bfloat16>(weights.embedding()));
-  auto const block = gptq::load_block(b, weights, 0);
-  auto saved = stream.save();
+  gptq::activations<archetype> states(b, weights.config(), weights.layers(), {ids},
+                                      b.adopt<bfloat16>(weights.embedding()));
+  auto const block = gptq::load_layer(b, weights, 0);
+  auto saved = states.save();
   index_t rows = 0;
-  for (int stage = 0; stage < gptq::stage_count; ++stage)
-    stream.collect(stage, block, [&](auto x, auto const&) { rows += x.rows; });
-  stream.advance(block);
-  stream.restore(std::move(saved));
+  for (std::size_t group = 0; group < block.groups.size(); ++group)
+    states.collect(group, block, [&](auto x, auto const&) { rows += x.rows; });
+  states.advance(block);
+  states.restore(std::move(saved));
   CHECK(rows == 160);
 }

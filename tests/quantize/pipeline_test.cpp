@@ -56,11 +56,11 @@ TEST_CASE("pipeline: 4 bits of the bundled model diverge less than a peer's, and
   CHECK(*quantized_bard<wrong_scales>({}).kl > bound);
 }
 
-TEST_CASE("pipeline: every stage at once instead of one after the other gives a model as well", "[slow]") {
+TEST_CASE("pipeline: every group at once instead of one after the other gives a model as well", "[slow]") {
   gptq::pipeline_options options;
   options.true_sequential = false;
   options.spec.sym = false;
   options.format = gptq::checkpoint_format::gptq_v2;
-  options.stream.keep_bytes = 0;  // the inputs of the last stage are computed twice
+  options.activations.keep_bytes = 0;  // the inputs of the last group are computed twice
   CHECK(*quantized_bard<gptq::host_model_backend>(options).kl < 0.0277);
 }

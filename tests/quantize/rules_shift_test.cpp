@@ -17,7 +17,7 @@ gptq::pipeline_options with_rules(char const* rules) {
   options.spec.group_size = -1;
   options.dynamic = gptq::parse_dynamic_rules(gptq::json::parse(rules), "rules");
   options.lm_head = true;
-  options.stream.chunk_tokens = 40;
+  options.activations.micro_batch = 40;
   return options;
 }
 

@@ -47,7 +47,7 @@ double cache_error(gptq::model_weights const& weights, ids const& tokens, gptq::
   bool const fixed = gptq::rope_reach(weights.config().rope, 1, length) == length;
   std::optional<gptq::matrix<float>> all;  // one pass serves all lengths where positions do not depend on them
   if (fixed) all = test::logits_of(b, reference, {tokens}, test::unchanged());
-  model m(b, weights, length, {.chunk_tokens = 16});
+  model m(b, weights, length, {.micro_batch = 16});
   double most = 0;
   grow(m, tokens, 41, 1, [&](std::size_t n, auto logits) {
     auto const row = static_cast<index_t>(n) - 1;
@@ -89,11 +89,11 @@ void check_packed(std::filesystem::path const& path, ids const& prompt, index_t 
   gptq::model_weights const weights(path);
   gptq::host_model_backend b;
   index_t packed = 0, dense = 0;
-  auto const block = gptq::load_block(b, weights, 0, {}, gptq::packed_layers::keep);
-  for (auto const& stage : block.stages) {
-    CHECK((stage.weight.rows() == 0) == !stage.parts.empty());
-    for (auto const& p : stage.parts) ++(p.packed ? packed : dense);
-    for (auto const& p : stage.parts) CHECK(p.packed.has_value() == (p.weight.rows() == 0));
+  auto const block = gptq::load_layer(b, weights, 0, {}, gptq::packed_layers::keep);
+  for (auto const& group : block.groups) {
+    CHECK((group.weight.rows() == 0) == !group.parts.empty());
+    for (auto const& p : group.parts) ++(p.packed ? packed : dense);
+    for (auto const& p : group.parts) CHECK(p.packed.has_value() == (p.weight.rows() == 0));
   }
   CHECK(packed == packed_layers);
   auto const capacity = static_cast<index_t>(prompt.size()) + steps;
@@ -208,18 +208,18 @@ TEST_CASE("generate: packed layers give the tokens of the dequantized model") {
   quantize_bundled(dir / "partial", options);
   check_packed(dir / "partial", to_be, 6);
 
-  // A stage of which one layer is a matrix.
+  // A group of which one linear is a matrix.
   gptq::host_model_backend b;
   gptq::model_weights const weights(dir / "partial");
-  auto block = gptq::load_block(b, weights, 1, {}, gptq::packed_layers::keep);
-  auto& stage = block.stages[gptq::attention_stage];
+  auto block = gptq::load_layer(b, weights, 1, {}, gptq::packed_layers::keep);
+  auto& group = block.groups[0];
   gptq::matrix<float> x(3, 128), packed(3, 256), mixed(3, 256);
   for (index_t i = 0; i < x.size(); ++i) x.data()[i] = static_cast<float>(i % 17) / 8 - 1;
-  gptq::multiply<false>(b, stage, x.view(), packed.view());
-  stage.parts[1].weight = weights.weight(stage.linears[1]);
-  stage.parts[1].packed.reset();
-  gptq::multiply<false>(b, stage, x.view(), mixed.view());
-  gptq::multiply<true>(b, stage, x.view(), mixed.view());
+  gptq::multiply<false>(b, group, x.view(), packed.view());
+  group.parts[1].weight = weights.weight(group.linears[1]);
+  group.parts[1].packed.reset();
+  gptq::multiply<false>(b, group, x.view(), mixed.view());
+  gptq::multiply<true>(b, group, x.view(), mixed.view());
   for (index_t i = 0; i < packed.size(); ++i)
     CHECK_THAT(mixed.data()[i], Catch::Matchers::WithinAbs(2 * double(packed.data()[i]), 1e-3));
 }

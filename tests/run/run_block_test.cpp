@@ -20,16 +20,16 @@ TEST_CASE("the example's block, from packed weights in a mapped file, gives the 
   gptq::model_weights const weights(dir / "out");
   auto const embedding = b.adopt<float>(weights.embedding());
   auto const tokens = test::random_samples({37}, 1024, 3);
-  gptq::token_stream<gptq::host_model_backend> stream(b, weights.config(), tokens, embedding);
+  gptq::activations<gptq::host_model_backend> stream(b, weights.config(), weights.layers(), tokens, embedding);
   engine::safetensors const file((dir / "out" / "model.safetensors").string());
   for (gptq::index_t i = 0; i < 2; ++i) {
-    auto const before = stream.states();
+    auto const before = stream.hidden_states();
     engine::matrix const h =
         Eigen::Map<engine::matrix const, 0, Eigen::OuterStride<>>(before.data, before.rows, before.cols, before.stride);
     engine::decoder_block const block(file, "model.layers." + std::to_string(i) + ".", {});
     engine::matrix const ours = block(h);
-    stream.run(gptq::load_block(b, weights, i));
-    auto const after = stream.states();
+    stream.run(gptq::load_layer(b, weights, i));
+    auto const after = stream.hidden_states();
     float most = 0, size = 0;
     for (gptq::index_t t = 0; t < after.rows; ++t)
       for (gptq::index_t c = 0; c < after.cols; ++c) {

@@ -10,8 +10,8 @@
 #include <gptq/backend/host/forward.hpp>
 #include <gptq/io/safetensors.hpp>
 #include <gptq/model/weights.hpp>
+#include <gptq/run/activations.hpp>
 #include <gptq/run/evaluate.hpp>
-#include <gptq/run/stream.hpp>
 #include <gptq/text/tokenizer.hpp>
 
 #include <algorithm>
@@ -41,14 +41,14 @@ template <class Backend, class Change>
 gptq::matrix<float> logits_of(Backend& b, gptq::model_weights const& weights, samples const& tokens, Change&& change) {
   using activation = typename Backend::activation;
   auto const embedding = b.template adopt<activation>(weights.embedding());
-  gptq::token_stream<Backend> stream(b, weights.config(), tokens, embedding);
+  gptq::activations<Backend> stream(b, weights.config(), weights.layers(), tokens, embedding);
   for (gptq::index_t i = 0; i < weights.config().blocks; ++i) {
-    auto block = gptq::load_block(b, weights, i);
+    auto block = gptq::load_layer(b, weights, i);
     change(block);
     stream.run(block);
   }
-  gptq::output_head<Backend> head(b, weights);
-  auto const logits = head.logits(stream.states());
+  gptq::lm_head<Backend> head(b, weights);
+  auto const logits = head.logits(stream.hidden_states());
   gptq::matrix<activation> host(logits.rows, logits.cols);
   b.download(logits, host.view());
   gptq::matrix<float> out(logits.rows, logits.cols);

@@ -76,8 +76,8 @@ void check_bundled_model(Backend& b, gptq::pipeline_options options) {
   gptq::model_weights const quantized(dir / "out");
   CHECK(quantized.quantized() != nullptr);
   gptq::model_weights const original(bundled_model());
-  auto const before = original.stage_weight(1, 2);
-  auto const after = quantized.stage_weight(1, 2);
+  auto const before = original.group_weight(original.layer(1).groups[2]);
+  auto const after = quantized.group_weight(quantized.layer(1).groups[2]);
   double difference = 0, norm = 0;
   for (gptq::index_t i = 0; i < before.size(); ++i) {
     difference += std::pow(double(before.data()[i]) - double(after.data()[i]), 2);
@@ -98,15 +98,15 @@ void check_short_of_memory(int least_told) {
     short_of_memory<Backend> b;
     gptq::pipeline_options options;
     options.quantize.measure = false;
-    options.stream.chunk_tokens = 200;
-    options.stream.keep_bytes = 0;
+    options.activations.micro_batch = 200;
+    options.activations.keep_bytes = 0;
     b.refuse_at = at;
     try {
       auto const report = gptq::quantize_model(b, bundled_model(), dir / "out", random_calibration(6), options);
       CHECK(report.linears.size() == 28);
       CHECK(gptq::model_weights(dir / "out").quantized() != nullptr);
       ++completed;
-      bool const smaller = report.chunk_tokens < 200;
+      bool const smaller = report.micro_batch < 200;
       CHECK(smaller == std::any_of(report.warnings.begin(), report.warnings.end(),
                                    [](auto const& w) { return w.text.starts_with("device memory: "); }));
       told += smaller;

@@ -5,6 +5,7 @@
 #include <gptq/io/reader.hpp>
 #include <gptq/io/tensor.hpp>
 #include <gptq/model/config.hpp>
+#include <gptq/model/decoder_layer.hpp>
 #include <gptq/model/names.hpp>
 #include <gptq/model/rope.hpp>
 
@@ -62,10 +63,10 @@ class llama_tensors {
     rename(from_.final_norm(), to_.final_norm());
     rename(from_.head(), to_.head());
     for (index_t i = 0; i < from.blocks; ++i) {
-      for (int n = 0; n < norm_count; ++n)
-        if (auto const which = static_cast<block_norm>(n); !to_.norm(i, which).empty())
-          rename(from_.norm(i, which), to_.norm(i, which));
-      for (int s = 0; s < stage_count; ++s) convert_stage(i, s);
+      block_graph const old = decoder_layer(from, from_.block(i), i);
+      block_graph const now = decoder_layer(to, to_.block(i), i);
+      for (std::size_t t = 0; t < now.tensors.size(); ++t) rename(old.tensors[t].name, now.tensors[t].name);
+      for (std::size_t g = 0; g < now.groups.size(); ++g) convert(old.groups[g].linears, now.groups[g].linears);
     }
     for (std::string const& name : source.names())
       if (!used_.count(name) && !model_names::is_no_weight(name))
@@ -93,13 +94,11 @@ class llama_tensors {
     return storage.back().get();
   }
 
-  void convert_stage(index_t block, int stage) {
-    auto const& rules = config_.family->stages[static_cast<std::size_t>(stage)].linears;
-    auto const from = from_.linears(block, stage);
-    auto const to = to_.linears(block, stage);
+  /// Keys and values that are one linear become two; the rest gets other names.
+  void convert(std::vector<linear_info> const& from, std::vector<linear_info> const& to) {
     std::size_t next = 0;
     for (std::size_t l = 0; l < from.size(); ++l) {
-      bool const pairs = rules[l].out == linear_output::keys_and_values;
+      bool const pairs = from[l].rows != to[next].rows;
       if (pairs)
         split(from[l], to[next], to[next + 1]);
       else

@@ -60,52 +60,6 @@ struct model_config {
     return r == bias_rule::always || (r == bias_rule::attention_key && attention_bias) ||
            (r == bias_rule::mlp_key && mlp_bias);
   }
-  /// Features that the linear layers of a stage read.
-  [[nodiscard]] index_t stage_inputs(int s) const {
-    return s == context_stage ? heads * head_dim : s == down_stage ? mlp : hidden;
-  }
-  /// Features that they write, side by side.
-  [[nodiscard]] index_t stage_outputs(int s) const {
-    index_t n = 0;
-    for (linear_rule const& l : family->stages[static_cast<std::size_t>(s)].linears)
-      if (!l.name.empty()) n += size_of(l.out);
-    return n;
-  }
-  /// Whether what they write is added to the states as it is.
-  [[nodiscard]] bool adds_to_states(int s) const {
-    if (s != context_stage && s != down_stage) return false;
-    return family->norms[s == context_stage ? attention_output_norm : mlp_output_norm].empty() && !residual_after_norm;
-  }
-  /// Attention on the outputs of its stage.
-  [[nodiscard]] attention_shape attention() const {
-    attention_shape shape{.heads = heads,
-                          .kv_heads = kv_heads,
-                          .head_dim = head_dim,
-                          .query = {},
-                          .key = {},
-                          .value = {},
-                          .scale = score_scale,
-                          .softcap = score_softcap};
-    index_t at = 0;
-    for (linear_rule const& l : family->stages[attention_stage].linears) {
-      if (l.name.empty()) continue;
-      switch (l.out) {
-        case linear_output::queries: shape.query = {at, head_dim}; break;
-        case linear_output::keys: shape.key = {at, head_dim}; break;
-        case linear_output::values: shape.value = {at, head_dim}; break;
-        case linear_output::keys_and_values:
-          shape.key = {at, 2 * head_dim};
-          shape.value = {at + head_dim, 2 * head_dim};
-          break;
-        default:  // queries_keys_values
-          shape.query = {at, head_dim};
-          shape.key = {at + heads * head_dim, head_dim};
-          shape.value = {at + (heads + kv_heads) * head_dim, head_dim};
-      }
-      at += size_of(l.out);
-    }
-    return shape;
-  }
 };
 
 namespace detail {

@@ -1,15 +1,6 @@
 /// What tells one family of decoders from another, as data: the names of its tensors, which linear layers share an
 /// input, where norms and biases are, how config.json spells its sizes, which positions and windows hold. To add a
 /// family, add its description to `families`; docs/adding-a-model.md walks through one.
-///
-/// A block is walked in four stages. A stage is a set of linear layers that read the same tensor; their outputs lie
-/// side by side in one matrix, in the order given here:
-///
-///   stage        reads                        writes
-///   attention    norm of the states           queries, keys, values, wherever the layers put them
-///   context      attention's weighted values  added to the states
-///   gate_up      norm of the states           gate | up
-///   down         act(gate)·up                 added to the states
 #pragma once
 
 #include <array>
@@ -19,14 +10,6 @@
 
 namespace gptq {
 inline namespace v0 {
-
-inline constexpr int stage_count = 4;
-enum stage : int { attention_stage, context_stage, gate_up_stage, down_stage };
-
-/// The norms of a block: before attention and MLP; of their results before those are added to the states; of each head's
-/// query and key before they are rotated.
-inline constexpr int norm_count = 6;
-enum block_norm : int { attention_norm, attention_output_norm, mlp_norm, mlp_output_norm, query_norm, key_norm };
 
 /// What the rows of a linear layer's weight are, which says how many there are and where the heads lie.
 enum class linear_output : unsigned char {
@@ -66,10 +49,21 @@ struct float_rule {
   std::string_view engines;
 };
 
-struct stage_rule {
+/// Linears that read the same activation; their outputs lie side by side in the order given here.
+struct group_rule {
   std::array<linear_rule, 3> linears;
   std::string_view served_as = "";  ///< below the block, in the words of engines; see family_rule::served_blocks
   float_rule stays_float = {};
+};
+
+/// The norms of a layer, below the block; empty: none.
+struct norm_rule {
+  std::string_view attention = "input_layernorm";  ///< of the hidden states, before attention
+  std::string_view attention_output = "";          ///< of what attention adds to them
+  std::string_view mlp = "post_attention_layernorm";
+  std::string_view mlp_output = "";
+  std::string_view query = "";  ///< of each head's query, before it is rotated
+  std::string_view key = "";
 };
 
 /// The keys of config.json that families spell each in their own way. The spelling of Llama is read too.
@@ -95,8 +89,11 @@ struct family_rule {
   std::string_view embedding_norm = "";  ///< present where config.json says so (embed_layernorm)
   std::string_view final_norm = "norm";
   std::string_view head = "lm_head";
-  std::array<std::string_view, norm_count> norms;  ///< below the block, by block_norm; empty: none
-  std::array<stage_rule, stage_count> stages;
+  norm_rule norms = {};
+  group_rule qkv = {};      ///< read the normed hidden states: queries, keys, values, wherever the linears put them
+  group_rule o = {};        ///< reads the attention output
+  group_rule gate_up = {};  ///< read the normed hidden states
+  group_rule down = {};     ///< reads the MLP intermediate
 
   // For a family whose layers vLLM and SGLang know under other names than the checkpoint.
   std::string_view served_blocks = "";        ///< before the number of a block; empty: the names are the same
@@ -114,63 +111,53 @@ struct family_rule {
 
 namespace detail {
 
-/// The layer names of Llama and all that followed it, with the biases given for q, k and v, for o, and for the MLP.
-constexpr std::array<stage_rule, stage_count> llama_stages(bias_rule qkv, bias_rule o, bias_rule mlp) {
-  return {{{{{{"self_attn.q_proj", linear_output::queries, qkv},
-              {"self_attn.k_proj", linear_output::keys, qkv},
-              {"self_attn.v_proj", linear_output::values, qkv}}}},
-           {{{{"self_attn.o_proj", linear_output::hidden, o}}}},
-           {{{{"mlp.gate_proj", linear_output::mlp, mlp}, {"mlp.up_proj", linear_output::mlp, mlp}}}},
-           {{{{"mlp.down_proj", linear_output::hidden, mlp}}}}}};
+/// The linears of Llama and all that followed it, with the biases given for q, k and v, for o, and for the MLP.
+constexpr family_rule with_llama_linears(family_rule f, bias_rule qkv, bias_rule o, bias_rule mlp) {
+  f.qkv = {.linears = {{{"self_attn.q_proj", linear_output::queries, qkv},
+                        {"self_attn.k_proj", linear_output::keys, qkv},
+                        {"self_attn.v_proj", linear_output::values, qkv}}}};
+  f.o = {.linears = {{{"self_attn.o_proj", linear_output::hidden, o}}}};
+  f.gate_up = {.linears = {{{"mlp.gate_proj", linear_output::mlp, mlp}, {"mlp.up_proj", linear_output::mlp, mlp}}}};
+  f.down = {.linears = {{{"mlp.down_proj", linear_output::hidden, mlp}}}};
+  return f;
 }
-
-inline constexpr std::array<std::string_view, norm_count> llama_norms = {
-    {"input_layernorm", "", "post_attention_layernorm", "", "", ""}};
 
 }  // namespace detail
 
 inline constexpr std::array<family_rule, 7> families = {{
-    {.model_type = "gemma2",
-     .label = "Gemma 2",
-     .window = window_rule::alternating,
-     .keys = {.activation = "hidden_activation"},
-     .norms = {{"input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm",
-                "post_feedforward_layernorm", "", ""}},
-     .stages = detail::llama_stages(bias_rule::attention_key, bias_rule::attention_key, bias_rule::none),
-     .tied = true,
-     .norm_offset = true,
-     .scaled_embedding = true,
-     .query_scalar = 256,
-     .score_softcap = 50,
-     .logit_softcap = 30},
-    {.model_type = "llama",
-     .label = "Llama 2 and 3",
-     .norms = detail::llama_norms,
-     .stages = detail::llama_stages(bias_rule::attention_key, bias_rule::attention_key, bias_rule::mlp_key)},
-    {.model_type = "mistral",
-     .label = "Mistral",
-     .window = window_rule::all,
-     .norms = detail::llama_norms,
-     .stages = detail::llama_stages(bias_rule::none, bias_rule::none, bias_rule::none)},
+    detail::with_llama_linears({.model_type = "gemma2",
+                                .label = "Gemma 2",
+                                .window = window_rule::alternating,
+                                .keys = {.activation = "hidden_activation"},
+                                .norms = {.attention_output = "post_attention_layernorm",
+                                          .mlp = "pre_feedforward_layernorm",
+                                          .mlp_output = "post_feedforward_layernorm"},
+                                .tied = true,
+                                .norm_offset = true,
+                                .scaled_embedding = true,
+                                .query_scalar = 256,
+                                .score_softcap = 50,
+                                .logit_softcap = 30},
+                               bias_rule::attention_key, bias_rule::attention_key, bias_rule::none),
+    detail::with_llama_linears({.model_type = "llama", .label = "Llama 2 and 3"}, bias_rule::attention_key,
+                               bias_rule::attention_key, bias_rule::mlp_key),
+    detail::with_llama_linears({.model_type = "mistral", .label = "Mistral", .window = window_rule::all},
+                               bias_rule::none, bias_rule::none, bias_rule::none),
     {.model_type = "phi3",
      .label = "Phi-3",
      .window = window_rule::all,
-     .norms = detail::llama_norms,
-     .stages = {{{{{{"self_attn.qkv_proj", linear_output::queries_keys_values}}}},
-                 {{{{"self_attn.o_proj", linear_output::hidden}}}},
-                 {{{{"mlp.gate_up_proj", linear_output::gate_and_up}}}},
-                 {{{{"mlp.down_proj", linear_output::hidden}}}}}},
+     .qkv = {.linears = {{{"self_attn.qkv_proj", linear_output::queries_keys_values}}}},
+     .o = {.linears = {{{"self_attn.o_proj", linear_output::hidden}}}},
+     .gate_up = {.linears = {{{"mlp.gate_up_proj", linear_output::gate_and_up}}}},
+     .down = {.linears = {{{"mlp.down_proj", linear_output::hidden}}}},
      .partial_rotary = true},
-    {.model_type = "qwen2",  // the biases are in no key of config.json
-     .label = "Qwen2 and 2.5",
-     .window = window_rule::flagged,
-     .norms = detail::llama_norms,
-     .stages = detail::llama_stages(bias_rule::always, bias_rule::none, bias_rule::none)},
-    {.model_type = "qwen3",
-     .label = "Qwen3",
-     .window = window_rule::flagged,
-     .norms = {{"input_layernorm", "", "post_attention_layernorm", "", "self_attn.q_norm", "self_attn.k_norm"}},
-     .stages = detail::llama_stages(bias_rule::attention_key, bias_rule::attention_key, bias_rule::none)},
+    detail::with_llama_linears({.model_type = "qwen2", .label = "Qwen2 and 2.5", .window = window_rule::flagged},
+                               bias_rule::always, bias_rule::none, bias_rule::none),  // no key of config.json says so
+    detail::with_llama_linears({.model_type = "qwen3",
+                                .label = "Qwen3",
+                                .window = window_rule::flagged,
+                                .norms = {.query = "self_attn.q_norm", .key = "self_attn.k_norm"}},
+                               bias_rule::attention_key, bias_rule::attention_key, bias_rule::none),
     {.model_type = "telechat",
      .label = "TeleChat2",
      .rotary = rotary_rule::telechat,
@@ -185,16 +172,17 @@ inline constexpr std::array<family_rule, 7> families = {{
      .embedding = "word_embeddings",
      .embedding_norm = "word_embeddings_layernorm",
      .final_norm = "ln_f",
-     .norms = detail::llama_norms,
-     .stages =
-         {{{{{{"self_attention.query", linear_output::queries},
-              {"self_attention.key_value", linear_output::keys_and_values}}},
-            "self_attn.qkv_proj",
-            {"vLLM takes key_value.weight apart by rows, which packed words do not allow, and fuses query with it",
-             "vLLM, GPTQModel"}},
-           {{{{"self_attention.dense", linear_output::hidden, bias_rule::always}}}, "self_attn.o_proj"},
-           {{{{"mlp.gate_proj", linear_output::mlp}, {"mlp.up_proj", linear_output::mlp}}}, "mlp.gate_up_proj"},
-           {{{{"mlp.down_proj", linear_output::hidden, bias_rule::always}}}, "mlp.down_proj"}}},
+     .qkv = {.linears = {{{"self_attention.query", linear_output::queries},
+                          {"self_attention.key_value", linear_output::keys_and_values}}},
+             .served_as = "self_attn.qkv_proj",
+             .stays_float = {"vLLM takes key_value.weight apart by rows, which packed words do not allow, and fuses "
+                             "query with it",
+                             "vLLM, GPTQModel"}},
+     .o = {.linears = {{{"self_attention.dense", linear_output::hidden, bias_rule::always}}},
+           .served_as = "self_attn.o_proj"},
+     .gate_up = {.linears = {{{"mlp.gate_proj", linear_output::mlp}, {"mlp.up_proj", linear_output::mlp}}},
+                 .served_as = "mlp.gate_up_proj"},
+     .down = {.linears = {{{"mlp.down_proj", linear_output::hidden, bias_rule::always}}}, .served_as = "mlp.down_proj"},
      .served_blocks = "model.layers.",
      .served_architecture = "TeleChat2ForCausalLM"},
 }};

@@ -6,7 +6,9 @@
 #include <gptq/format/quantized_model.hpp>
 #include <gptq/io/reader.hpp>
 #include <gptq/io/tensor.hpp>
+#include <gptq/model/block_graph.hpp>
 #include <gptq/model/config.hpp>
+#include <gptq/model/decoder_layer.hpp>
 #include <gptq/model/names.hpp>
 #include <gptq/pack/dequantize.hpp>
 
@@ -85,21 +87,22 @@ class model_weights {
     return out;
   }
   [[nodiscard]] matrix<float> final_norm() const { return load(names_.final_norm()); }  ///< [1 × hidden]
-  /// [1 × hidden or head_dim], or empty where the family has none.
-  [[nodiscard]] matrix<float> norm(index_t block, block_norm which) const {
-    std::string const name = names_.norm(block, which);
-    return name.empty() ? matrix<float>() : load(name);
-  }
 
-  /// The linear layers of a stage, stacked: [sum of outputs × inputs].
-  [[nodiscard]] matrix<float> stage_weight(index_t block, int stage) const {
-    matrix<float> all(config_.stage_outputs(stage), config_.stage_inputs(stage));
-    for (linear_info const& l : names_.linears(block, stage))
-      load_linear(l.name, all.view().row_range(l.first_row, l.rows));
+  /// The blocks, each as a graph.
+  [[nodiscard]] std::vector<block_graph> const& layers() const { return layers_; }
+  [[nodiscard]] block_graph const& layer(index_t i) const { return layers_[static_cast<std::size_t>(i)]; }
+
+  /// A tensor of a layer that is no linear's: [1 × n] where it has one dimension.
+  [[nodiscard]] matrix<float> values(graph_tensor const& t) const { return load(t.name); }
+
+  /// The linears of a group, stacked: [sum of outputs × inputs].
+  [[nodiscard]] matrix<float> group_weight(linear_group const& group) const {
+    matrix<float> all(group.outputs(), group.inputs());
+    for (linear_info const& l : group.linears) load_linear(l.name, all.view().row_range(l.first_row, l.rows));
     return all;
   }
 
-  /// One of them [outputs × inputs].
+  /// One linear [outputs × inputs].
   [[nodiscard]] matrix<float> weight(linear_info const& l) const {
     matrix<float> out(l.rows, l.inputs);
     load_linear(l.name, out);
@@ -122,13 +125,13 @@ class model_weights {
     return find_quantized(l.name) ? nullptr : reader_.find(l.name + ".weight");
   }
 
-  /// Their biases [1 × sum of outputs], zero for a layer without; empty where none has one.
-  [[nodiscard]] matrix<float> stage_bias(index_t block, int stage) const {
+  /// The biases of a group [1 × sum of outputs], zero for a linear without; empty where none has one.
+  [[nodiscard]] matrix<float> group_bias(linear_group const& group) const {
     matrix<float> all;
-    for (linear_info const& l : names_.linears(block, stage)) {
+    for (linear_info const& l : group.linears) {
       if (!l.has_bias) continue;
       if (all.size() == 0) {
-        all = matrix<float>(1, config_.stage_outputs(stage));
+        all = matrix<float>(1, group.outputs());
         std::fill(all.data(), all.data() + all.size(), 0.0f);
       }
       load(l.name + ".bias", all.view().col_range(l.first_row, l.rows));
@@ -146,6 +149,7 @@ class model_weights {
       model_names const bare(config_, "");
       if (reader_.contains(bare.embedding()) || reader_.contains(bare.final_norm())) names_ = bare;
     }
+    for (index_t i = 0; i < config_.blocks; ++i) layers_.push_back(decoder_layer(config_, names_.block(i), i));
     resolve_tie();
     check_tensors();
   }
@@ -168,12 +172,10 @@ class model_weights {
     if (!tied_) expect_linear(head_layer());
     if (config_.embedding_norm) expect(names_.embedding_norm(), {config_.hidden});
     expect(names_.final_norm(), {config_.hidden});
-    for (index_t i = 0; i < config_.blocks; ++i) {
-      for (int n = 0; n < norm_count; ++n)
-        if (std::string const name = names_.norm(i, static_cast<block_norm>(n)); !name.empty())
-          expect(name, {n == query_norm || n == key_norm ? config_.head_dim : config_.hidden});
-      for (int s = 0; s < stage_count; ++s)
-        for (linear_info const& l : names_.linears(i, s)) expect_linear(l);
+    for (block_graph const& layer : layers_) {
+      for (graph_tensor const& t : layer.tensors) expect(t.name, t.shape);
+      for (linear_group const& group : layer.groups)
+        for (linear_info const& l : group.linears) expect_linear(l);
     }
     if (!missing_.empty()) throw format_error(reader_.folder().string() + ": missing tensors: " + list(missing_));
     expected_.insert(names_.head());  // a tied head that is stored all the same
@@ -266,6 +268,7 @@ class model_weights {
   checkpoint_reader reader_;
   std::optional<quantized_model> quantized_;
   model_names names_;
+  std::vector<block_graph> layers_;
   std::string embedding_;  ///< where its values are stored
   bool tied_ = false;
   std::set<std::string> expected_;

@@ -1,21 +1,18 @@
-/// One run over one model: block by block and linear group by linear group, inputs are collected on the weights that
-/// were quantized before, layers that share them are solved together, and what is finished is written.
+/// One run over one model: layer by layer and group by group, inputs are collected on the weights that were quantized
+/// before, linears that share them are solved together, and what is finished is written.
 #pragma once
 
 #include <gptq/pack/histogram.hpp>
 #include <gptq/quant/quantize.hpp>
+#include <gptq/quantize/calibrate.hpp>
 #include <gptq/quantize/pipeline_output.hpp>
 #include <gptq/quantize/pipeline_types.hpp>
-#include <gptq/run/block_loader.hpp>
-#include <gptq/run/stream.hpp>
+#include <gptq/run/layer_loader.hpp>
 
 #include <algorithm>
-#include <array>
-#include <chrono>
 #include <future>
 #include <optional>
 #include <string>
-#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -45,43 +42,23 @@ concept pipeline_backend = refining_backend<B> && forward_backend<B> &&
 
 namespace detail {
 
-/// Adds the time of a scope to one entry of a report.
-class activity {
- public:
-  activity(pipeline_report& report, char const* name) : total_(report.seconds[name]), begin_(clock::now()) {}
-  activity(activity const&) = delete;
-  activity& operator=(activity const&) = delete;
-  ~activity() { total_ += std::chrono::duration<double>(clock::now() - begin_).count(); }
-
- private:
-  using clock = std::chrono::steady_clock;
-  double& total_;
-  clock::time_point begin_;
-};
-
 /// One run over one model.
 template <pipeline_backend B>
-class model_quantizer {
-  using stream_type = token_stream<B>;
-
+class block_quantizer {
  public:
-  model_quantizer(B& b, model_weights const& weights, quantization_plan const& plan, checkpoint_writer& writer,
-                  typename stream_type::samples const& samples, pipeline_options const& options)
+  block_quantizer(B& b, model_weights const& weights, quantization_plan const& plan, checkpoint_writer& writer,
+                  typename activations<B>::samples const& samples, pipeline_options const& options)
       : b_(b),
         weights_(weights),
         plan_(plan),
-        blocks_(b, weights),
+        layers_(b, weights),
         writer_(writer),
         options_(options),
         solve_options_(options.quantize),
-        stream_(b, weights.config(), samples, b.template adopt<typename B::activation>(weights.embedding()),
-                options.stream) {
-    if (options.shift.any())
-      float_stream_.emplace(b, weights.config(), samples, b.template adopt<typename B::activation>(weights.embedding()),
-                            options.stream);
+        calibration_(b, weights, samples, options, report_) {
     constrain(options.format, solve_options_.grid);
     report_.samples = static_cast<index_t>(samples.size());
-    report_.tokens = stream_.tokens();
+    report_.tokens = calibration_.tokens();
     report_.kept_float = plan.kept_float();
     report_.warnings = plan.warnings();
     report_.linears.reserve(plan.quantized().size());  // the writing thread adds to records: they must stay
@@ -90,38 +67,24 @@ class model_quantizer {
   pipeline_report run() {
     index_t const blocks = weights_.config().blocks;
     for (index_t i = 0; i < blocks; ++i) {
-      block_ = i;
-      bool const advance = i + 1 < blocks || plan_.head();
-      auto block = timed("load", [&] { return with_less([&] { return blocks_.take(i); }); });
-      std::optional<block_weights<B>> original;
-      if (float_stream_)
-        original = timed("load", [&] { return with_less([&] { return load_block(b_, weights_, i); }); });
-      block_weights<B> const* const beside = original ? &*original : nullptr;
-      timed("write", [&] {
+      place_ = "block " + std::to_string(i);
+      auto layer = timed(report_, "load", [&] { return with_less([&] { return layers_.take(i); }); });
+      std::optional<layer_weights<B>> original;
+      if (calibration_.runs_float_model())
+        original = timed(report_, "load", [&] { return with_less([&] { return load_layer(b_, weights_, i); }); });
+      timed(report_, "write", [&] {
         if (written_.valid()) written_.get();
         written_ = writing_;
       });
-      if (options_.true_sequential)
-        for (int s = 0; s < stage_count; ++s) quantize_stage(block, s, collect(block, beside, s));
-      else
-        quantize_at_once(block, beside, advance);
-      if (!advance) break;
-      if (options_.true_sequential) timed("forward", [&] { stream_.advance(block); });
-      if (float_stream_) timed("forward", [&] { float_stream_->advance(*original); });
+      quantize_layer(layer, original ? &*original : nullptr, i + 1 < blocks || plan_.head());
     }
     if (plan_.head()) quantize_head();
-    timed("write", [&] { finish_writing(); });
-    report_.chunk_tokens = stream_.chunk_tokens();
+    timed(report_, "write", [&] { finish_writing(); });
+    report_.chunk_tokens = calibration_.micro_batch();
     return std::move(report_);
   }
 
  private:
-  template <class F>
-  decltype(auto) timed(char const* name, F&& f) {
-    activity const a(report_, name);
-    return f();
-  }
-
   /// f(), and where the backend's memory does not suffice, f() again with less of it in use elsewhere.
   template <class F>
   auto with_less(F&& f) {
@@ -129,148 +92,88 @@ class model_quantizer {
       try {
         return f();
       } catch (device_memory_error const& e) {
-        if (blocks_.drop() || finish_writing()) continue;
-        index_t const before = stream_.chunk_tokens();
-        if (!reduce_streams())
-          throw device_memory_error(place() + ": " + e.what() + ", in chunks of " + std::to_string(before) + " tokens");
-        if (stream_.chunk_tokens() < before)
-          report_.warnings.emplace_back("device memory: from " + place() + " on chunks of up to " +
-                                        std::to_string(stream_.chunk_tokens()) + " tokens, not " +
+        if (layers_.drop() || finish_writing()) continue;
+        index_t const before = calibration_.micro_batch();
+        if (!calibration_.reduce())
+          throw device_memory_error(place_ + ": " + e.what() + ", in micro-batches of " + std::to_string(before) +
+                                    " tokens");
+        if (calibration_.micro_batch() < before)
+          report_.warnings.emplace_back("device memory: from " + place_ + " on micro-batches of up to " +
+                                        std::to_string(calibration_.micro_batch()) + " tokens, not " +
                                         std::to_string(before));
       }
     }
   }
 
-  /// Where the run is, for messages.
-  [[nodiscard]] std::string place() const {
-    return block_ < weights_.config().blocks ? "block " + std::to_string(block_) : weights_.names().head_module();
-  }
-
-  /// Both streams alike: their chunks go side by side.
-  bool reduce_streams() {
-    if (!float_stream_) return stream_.reduce();
-    if (!stream_.uniform() || !float_stream_->uniform()) return false;
-    bool const one = stream_.reduce();
-    return float_stream_->reduce() || one;
-  }
-
-  /// What was seen of the inputs of layers that share them.
-  struct seen {
-    hessian<B> h;
-    std::optional<drift<B>> moved;  ///< where the float model runs beside
-  };
-
-  /// Collects a stage's inputs, nothing where it stays in float; the streams go on to that stage. `original` is the block
-  /// in float, if its stream runs.
-  std::optional<seen> collect(block_weights<B> const& block, block_weights<B> const* original, int stage) {
-    auto const& config = weights_.config();
-    bool const residual = weights_.config().adds_to_states(stage);
-    std::optional<seen> s = with_less([&] {
-      std::optional<seen> empty;
-      if (plan_.stage(block.number, stage)) {
-        empty.emplace(seen{hessian<B>(b_, config.stage_inputs(stage)), {}});
-        if (original)
-          empty->moved.emplace(b_, config.stage_inputs(stage), residual ? config.hidden : 0, stream_.tokens());
-      }
-      stream_.prepare(stage);
-      if (original) float_stream_->prepare(stage);
-      return empty;
-    });
-    for (std::size_t c = 0; c < stream_.chunks().size(); ++c) {
-      auto const x = timed("forward", [&] { return with_less([&] { return stream_.input(stage, block, c); }); });
-      auto const& chunk = stream_.chunks()[c];
-      try {
-        if (s) timed("gram", [&] { s->h.add(x, static_cast<index_t>(chunk.bounds.size()) - 1); });
-        if (original) {
-          auto const x_float = timed("forward", [&] { return float_stream_->input(stage, *original, c); });
-          activity const a(report_, "gram");
-          if (s) s->moved->add(x, x_float);
-          if (s && residual) s->moved->add_residual(x, stream_.states(chunk), float_stream_->states(chunk));
-        }
-      } catch (numeric_error const& e) {
-        throw numeric_error(weights_.names().linears(block.number, stage).front().name + ": " + e.what());
-      }
-      if (options_.progress)
-        options_.progress({block.number, config.blocks, stage, chunk.first + chunk.rows, stream_.tokens()});
+  /// `original` is the layer in float, where the float model runs beside; `advance`: somebody reads what comes behind.
+  void quantize_layer(layer_weights<B>& layer, layer_weights<B> const* original, bool advance) {
+    auto const again = [this](auto&& f) { return with_less(f); };
+    std::size_t const groups = layer.groups.size();
+    if (options_.true_sequential) {
+      for (std::size_t g = 0; g < groups; ++g)
+        quantize_group(layer, g, calibration_.collect(layer, original, g, wanted(layer, g), again));
+      if (advance) calibration_.advance(layer, original);
+      return;
     }
-    return s;
+    // All Hessians on the float weights, then all linears, then the hidden states once more through the quantized layer.
+    auto before = calibration_.save();
+    std::vector<std::optional<group_statistics<B>>> seen;
+    for (std::size_t g = 0; g < groups; ++g)
+      seen.push_back(calibration_.collect(layer, original, g, wanted(layer, g), again));
+    for (std::size_t g = 0; g < groups; ++g) quantize_group(layer, g, std::move(seen[g]));
+    if (advance) calibration_.run_again(std::move(before), layer, original);
   }
 
-  /// All Hessians on the float weights, then all layers, then the states once more through the quantized block.
-  void quantize_at_once(block_weights<B>& block, block_weights<B> const* original, bool advance) {
-    auto before = stream_.save();
-    std::vector<std::optional<seen>> stages;
-    for (int s = 0; s < stage_count; ++s) stages.push_back(collect(block, original, s));
-    for (int s = 0; s < stage_count; ++s) quantize_stage(block, s, std::move(stages[static_cast<std::size_t>(s)]));
-    if (!advance) return;
-    stream_.restore(std::move(before));
-    timed("forward", [&] { stream_.run(block); });
+  [[nodiscard]] bool wanted(layer_weights<B> const& layer, std::size_t group) const {
+    return plan_.group(layer.number, group).has_value();
   }
 
-  void quantize_stage(block_weights<B>& block, int stage, std::optional<seen> const s) {
-    auto& weights = block.stages[static_cast<std::size_t>(stage)];
-    if (s) quantize_linears(weights.linears, weights.weight, *s, *plan_.stage(block.number, stage));
+  void quantize_group(layer_weights<B>& layer, std::size_t group, std::optional<group_statistics<B>> const seen) {
+    if (seen)
+      quantize_linears(layer.groups[group].linears, layer.groups[group].weight, *seen,
+                       *plan_.group(layer.number, group));
   }
 
-  /// The output head, on the normed states behind the last block.
+  /// The lm_head, on the normed hidden states behind the last layer.
   void quantize_head() {
-    using T = typename B::activation;
-    model_config const& c = weights_.config();
-    block_ = c.blocks;
-    auto const norm = b_.template adopt<T>(weights_.final_norm());
-    matrix_of<B, T> x, x_float;
-    seen s = with_less([&] {
-      seen empty{hessian<B>(b_, c.hidden), {}};
-      if (float_stream_) empty.moved.emplace(b_, c.hidden, 0, stream_.tokens());
-      index_t most = 0;
-      for (auto const& chunk : stream_.chunks()) most = (std::max)(most, chunk.rows);
-      x = b_.template make<T>(most, c.hidden);
-      if (float_stream_) x_float = b_.template make<T>(most, c.hidden);
-      return empty;
+    place_ = weights_.names().head_module();
+    auto const again = [this](auto&& f) { return with_less(f); };
+    group_statistics<B> const seen = calibration_.collect_head(again);
+    auto weight = timed(report_, "load", [&] {
+      return with_less([&] { return b_.template adopt<typename B::activation>(weights_.head()); });
     });
-    auto const normed = [&](stream_type& stream, auto const& chunk, matrix_of<B, T>& to) {
-      auto const rows = view_of<B, T>(to).row_range(0, chunk.rows);
-      timed("forward", [&] { b_.rms_norm(stream.states(chunk), norm, c.norm_eps, c.family->norm_offset, rows); });
-      return view_of<B, T const>(rows);
-    };
-    for (auto const& chunk : stream_.chunks()) {
-      auto const inputs = normed(stream_, chunk, x);
-      try {
-        timed("gram", [&] { s.h.add(inputs, static_cast<index_t>(chunk.bounds.size()) - 1); });
-        if (!float_stream_) continue;
-        auto const float_inputs = normed(*float_stream_, chunk, x_float);
-        timed("gram", [&] { s.moved->add(inputs, float_inputs); });
-      } catch (numeric_error const& e) {
-        throw numeric_error(weights_.names().head_module() + ": " + e.what());
-      }
-    }
-    x = {};
-    x_float = {};
-    auto weight = timed("load", [&] { return with_less([&] { return b_.template adopt<T>(weights_.head()); }); });
-    quantize_linears({plan_.head()->info}, weight, s, *plan_.head()->spec);
+    quantize_linears({plan_.head()->info}, weight, seen, *plan_.head()->spec);
   }
 
-  /// Layers that share an input, stacked; `stacked` becomes what a reader of the result computes with.
+  /// Solves linears that share an input, stacked. Throws numeric_error naming the linear.
+  quantized_stack<B> solve(std::vector<linear_info> const& linears, view_of<B, typename B::activation> stacked,
+                           group_statistics<B> const& seen, quant_spec const& spec) {
+    try {
+      return with_less([&] {
+        return seen.moved ? quantize_stack(b_, stacked, seen.h, *seen.moved, options_.shift, spec, solve_options_)
+                          : quantize_stack(b_, stacked, seen.h, spec, solve_options_);
+      });
+    } catch (scale_error const& e) {
+      auto const l = std::find_if(linears.begin(), linears.end(),
+                                  [&](linear_info const& i) { return e.output < i.first_row + i.rows; });
+      throw numeric_error(l->name + ": " + scale_error(e.output - l->first_row, e.group).what());
+    } catch (numeric_error const& e) {
+      throw numeric_error(linears.front().name + ": " + e.what());
+    }
+  }
+
+  /// `stacked` becomes what a reader of the result computes with.
   void quantize_linears(std::vector<linear_info> const& linears, view_of<B, typename B::activation> stacked,
-                        seen const& s, quant_spec const& spec) {
-    auto const solved = timed("solve", [&] {
-      try {
-        return with_less([&] {
-          return s.moved ? quantize_stack(b_, stacked, s.h, *s.moved, options_.shift, spec, solve_options_)
-                         : quantize_stack(b_, stacked, s.h, spec, solve_options_);
-        });
-      } catch (scale_error const& e) {
-        auto const l = std::find_if(linears.begin(), linears.end(),
-                                    [&](linear_info const& i) { return e.output < i.first_row + i.rows; });
-        throw numeric_error(l->name + ": " + scale_error(e.output - l->first_row, e.group).what());
-      } catch (numeric_error const& e) {
-        throw numeric_error(linears.front().name + ": " + e.what());
-      }
-    });
+                        group_statistics<B> const& seen, quant_spec const& spec) {
+    std::string group;
+    for (linear_info const& l : linears)
+      if (std::size_t const dot = l.name.rfind('.'); dot != std::string::npos)
+        group += (group.empty() ? "" : ", ") + l.name.substr(dot + 1);
+    auto const solved = timed(report_, "solve", [&] { return solve(linears, stacked, seen, spec); });
     for (linear_info const& l : linears) {
       linear_record& record = report_.linears.emplace_back(
-          linear_record{l.name, l.rows, l.inputs, spec, solved.report(l.first_row, l.rows), {}});
-      auto packed = timed("pack", [&] {
+          linear_record{l.name, group, l.rows, l.inputs, spec, solved.report(l.first_row, l.rows), {}});
+      auto packed = timed(report_, "pack", [&] {
         try {
           return with_less([&] {
             return b_.pack(solved.linear, options_.format, l.first_row, l.rows, stacked.row_range(l.first_row, l.rows));
@@ -279,14 +182,19 @@ class model_quantizer {
           throw numeric_error(l.name + ": " + e.what(), e.change());
         }
       });
-      // Written in order by another thread, at most two blocks behind.
-      writing_ = std::async(std::launch::async, [this, &record, before = writing_, p = std::move(packed)]() mutable {
-                   packed_linear const linear = finished(std::move(p));
-                   if (options_.count_codes) record.codes = gptq::count_codes(view(linear));
-                   if (before.valid()) before.get();
-                   write_linear(writer_, weights_.reader(), record.name, linear);
-                 }).share();
+      write(record, std::move(packed));
     }
+  }
+
+  /// In order, by another thread, at most two layers behind.
+  template <class Packing>
+  void write(linear_record& record, Packing&& packed) {
+    writing_ = std::async(std::launch::async, [this, &record, before = writing_, p = std::move(packed)]() mutable {
+                 packed_linear const linear = finished(std::move(p));
+                 if (options_.count_codes) record.codes = gptq::count_codes(view(linear));
+                 if (before.valid()) before.get();
+                 write_linear(writer_, weights_.reader(), record.name, linear);
+               }).share();
   }
 
   /// False where there was nothing to wait for.
@@ -300,19 +208,17 @@ class model_quantizer {
   B& b_;
   model_weights const& weights_;
   quantization_plan const& plan_;
-  block_loader<B> blocks_;
-  index_t block_ = 0;
+  layer_loader<B> layers_;
+  std::string place_;  ///< for messages
   checkpoint_writer& writer_;
   pipeline_options const& options_;
   quantize_options solve_options_;
-  stream_type stream_;
-  std::optional<stream_type> float_stream_;  ///< the same tokens through the float model
   pipeline_report report_;
-  std::shared_future<void> written_;  ///< up to the block before the last
+  calibration<B> calibration_;
+  std::shared_future<void> written_;  ///< up to the layer before the last
   std::shared_future<void> writing_;  ///< waits for its thread when it goes, so it goes first
 };
 
 }  // namespace detail
-
 }  // namespace v0
 }  // namespace gptq

@@ -8,7 +8,6 @@
 #include <gptq/version.hpp>
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <cstddef>
 #include <map>
@@ -75,9 +74,10 @@ inline std::vector<std::string> layer_patterns(std::vector<std::string> const& s
   return out;
 }
 
-/// Layers of one stage that have the same settings in some blocks: one rule.
+/// Linears of one group that have the same settings in some blocks: one rule.
 struct layer_group {
-  int stage = 0;
+  std::size_t group = 0;
+  std::string_view served_as;
   std::vector<std::string> parts;  ///< below the block
   std::optional<module_settings> settings;
   std::vector<std::string> blocks;  ///< their numbers
@@ -89,7 +89,7 @@ inline std::vector<layer_group> deviating_layers(quantization_plan const& plan, 
   auto const& all = plan.linears();
   for (std::size_t i = 0; i < all.size();) {
     std::size_t end = i + 1;
-    while (end < all.size() && all[end].block == all[i].block && all[end].stage == all[i].stage) ++end;
+    while (end < all.size() && all[end].block == all[i].block && all[end].group == all[i].group) ++end;
     planned_linear const& first = all[i];
     std::optional<module_settings> settings;
     if (first.spec) settings = settings_of(*first.spec);
@@ -98,9 +98,12 @@ inline std::vector<layer_group> deviating_layers(quantization_plan const& plan, 
       std::size_t const prefix = plan.block_prefix().size() - 1 + number.size();  // block 0 has one digit
       std::vector<std::string> parts;
       for (std::size_t l = i; l < end; ++l) parts.push_back(all[l].info.name.substr(prefix));
-      auto const same = [&](layer_group const& g) { return g.stage == first.stage && g.settings == settings; };
+      auto const same = [&](layer_group const& g) {
+        return g.group == first.group && g.parts == parts && g.settings == settings;
+      };
       auto at = std::find_if(groups.begin(), groups.end(), same);
-      if (at == groups.end()) at = groups.insert(groups.end(), {first.stage, std::move(parts), settings, {}});
+      if (at == groups.end())
+        at = groups.insert(groups.end(), {first.group, first.among->served_as, std::move(parts), settings, {}});
       at->blocks.push_back(number);
     }
     i = end;
@@ -118,7 +121,7 @@ inline std::vector<std::string> group_patterns(quantization_plan const& plan, la
     return layer_patterns(block_patterns(plan.block_prefix(), g.blocks, all_blocks), layers);
   }
   std::vector<std::string> const any = {".*"};
-  std::string const served(plan.family().stages[static_cast<std::size_t>(g.stage)].served_as);
+  std::string const served(g.served_as);
   auto out =
       layer_patterns(all_blocks ? any : block_patterns(std::string(served_blocks) + "0.", g.blocks, false), {served});
   for (auto& p : layer_patterns(all_blocks ? any : block_patterns(plan.block_prefix(), g.blocks, false), g.parts))
@@ -126,31 +129,39 @@ inline std::vector<std::string> group_patterns(quantization_plan const& plan, la
   return out;
 }
 
-/// The layers that are quantized where some are not: full names; for a family whose names engines change, the list as
-/// vLLM understands it: names below the block, stage by stage, or full names and those of its own.
+/// The linears that are quantized where some are not: full names; for a family whose names engines change, the list as
+/// vLLM understands it: names below the block, group by group, or full names and those of its own.
 inline std::vector<std::vector<std::string>> quantized_lists(quantization_plan const& plan, index_t blocks) {
-  family_rule const& family = plan.family();
-  std::array<std::set<index_t>, stage_count> quantized;
+  struct group_list {
+    std::vector<std::string> names;  ///< below the block, and the engine's where that is another
+    std::string served;
+    bool renamed = false;
+    std::set<index_t> blocks;  ///< where it is quantized
+  };
+  std::vector<group_list> groups;  // of a block
   std::vector<std::string> names;
-  for (planned_linear const& p : plan.quantized()) {
-    names.push_back(p.info.name);
-    if (p.block >= 0) quantized[static_cast<std::size_t>(p.stage)].insert(p.block);
+  for (planned_linear const& p : plan.linears()) {
+    if (p.spec) names.push_back(p.info.name);
+    if (!p.among) continue;
+    if (groups.size() <= p.group) groups.resize(p.group + 1);
+    if (p.block == 0) groups[p.group].names.push_back(p.info.name.substr(plan.block_prefix().size()));
+    groups[p.group].served = p.among->served_as;
+    if (p.spec) groups[p.group].blocks.insert(p.block);
   }
-  if (family.served_blocks.empty()) return {names};
-  auto const whole = [&](auto const& set) { return set.empty() || static_cast<index_t>(set.size()) == blocks; };
-  bool const all_blocks = !plan.head() && std::all_of(quantized.begin(), quantized.end(), whole);
+  std::string_view const served_blocks = plan.family().served_blocks;
+  if (served_blocks.empty()) return {names};
+  bool all_blocks = !plan.head();
+  for (group_list& g : groups) {
+    all_blocks = all_blocks && (g.blocks.empty() || static_cast<index_t>(g.blocks.size()) == blocks);
+    g.renamed = g.names.size() == 1 && g.names.front() != g.served;
+    if (g.renamed) g.names.push_back(g.served);
+  }
   std::vector<std::vector<std::string>> lists;
-  for (std::size_t s = 0; s < stage_count; ++s) {
-    std::vector<std::string> list;
-    for (linear_rule const& l : family.stages[s].linears)
-      if (!l.name.empty()) list.emplace_back(l.name);
-    std::string const served(family.stages[s].served_as);
-    bool const renamed = list.size() == 1 && list.front() != served;
-    if (renamed) list.push_back(served);
-    if (all_blocks && !quantized[s].empty()) lists.push_back(std::move(list));
-    if (!all_blocks && renamed)
-      for (index_t const block : quantized[s])
-        names.push_back(std::string(family.served_blocks) + std::to_string(block) + "." + served);
+  for (group_list const& g : groups) {
+    if (all_blocks && !g.blocks.empty()) lists.push_back(g.names);
+    if (!all_blocks && g.renamed)
+      for (index_t const block : g.blocks)
+        names.push_back(std::string(served_blocks) + std::to_string(block) + "." + g.served);
   }
   return all_blocks ? lists : std::vector<std::vector<std::string>>{names};
 }

@@ -24,7 +24,7 @@ inline namespace v0 {
 /// before the first token is run.
 ///
 /// `open` returns the backend, B&. It is called when the checks of the source are through, so that a device can be opened
-/// meanwhile, and may change what `options` say of the stream.
+/// meanwhile, and may change what `options` say of the activations.
 template <class Open>
 requires pipeline_backend<std::remove_reference_t<std::invoke_result_t<Open&>>> pipeline_report
 quantize_model_on(Open&& open, std::filesystem::path const& source, std::filesystem::path const& target,
@@ -42,7 +42,7 @@ quantize_model_on(Open&& open, std::filesystem::path const& source, std::filesys
   checkpoint_writer writer(folder.path(), options.shard_size, detail::kept_metadata(weights.reader()),
                            detail::estimated_header(weights, plan));
   detail::write_float_tensors(writer, weights, plan, options);
-  pipeline_report report = detail::model_quantizer<B>(open(), weights, plan, writer, samples, options).run();
+  pipeline_report report = detail::block_quantizer<B>(open(), weights, plan, writer, samples, options).run();
   {
     detail::activity const a(report, "write");
     writer.finish();

@@ -5,49 +5,51 @@
 #include <gptq/format/dynamic_rules.hpp>
 #include <gptq/pack/packed_linear.hpp>
 #include <gptq/quant/options.hpp>
-#include <gptq/run/stream.hpp>
+#include <gptq/run/activations.hpp>
 
 #include <cstdint>
 #include <functional>
 #include <map>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace gptq {
 inline namespace v0 {
 
-/// Where a run is. `stage` is one of stage_names; block counts from 0.
+/// Where a run is; everything counts from 0.
 struct pipeline_progress {
   index_t block = 0;
   index_t blocks = 0;
-  int stage = 0;
-  index_t tokens = 0;  ///< calibration tokens that went through `stage` of `block` so far
+  index_t group = 0;  ///< of the linears of the block
+  index_t groups = 0;
+  std::string_view name;  ///< of the group's first linear: "q_proj"
+  index_t tokens = 0;     ///< calibration tokens that reached the group so far
   index_t of_tokens = 0;
 };
-
-inline constexpr char const* stage_names[] = {"attention", "context", "gate_up", "down"};
 
 struct pipeline_options {
   quant_spec spec{.order = default_preset.order};
   quantize_options quantize = default_preset.options;
   shift_options shift = default_preset.shift;  ///< any: the float model runs beside the quantized one
   std::vector<dynamic_rule> dynamic;  ///< layers that stay in float, or differ from spec; the first match decides
-  bool lm_head = false;               ///< quantize the output head too; refused where it is tied
+  bool lm_head = false;               ///< quantize the lm_head too; refused where it is tied
   bool all_layers = false;            ///< also those that the family keeps in float for the sake of engines
   bool as_llama = false;              ///< write TeleChat2 as the Llama checkpoint that computes the same
   checkpoint_format format = checkpoint_format::gptq;
-  bool true_sequential = true;  ///< each stage sees the quantized weights of the stages before it
+  bool true_sequential = true;  ///< each group sees the quantized weights of the groups before it
   bool to_float16 = false;      ///< convert the tensors that stay in float, else they are copied bit for bit
   std::uint64_t shard_size = 4'000'000'000;
   bool overwrite = false;
   bool count_codes = false;  ///< fill linear_record::codes
-  stream_options stream;
+  activation_options activations;
   std::map<std::string, std::string> meta;  ///< recorded in the quantization settings: quantizer, version, …
   std::function<void(pipeline_progress const&)> progress;  ///< may be empty
 };
 
 struct linear_record {
   std::string name;
+  std::string group;  ///< the linears of a block that were solved with it: "q_proj, k_proj, v_proj"; empty: none
   index_t out_features = 0;
   index_t in_features = 0;
   quant_spec spec;

@@ -4,14 +4,14 @@
 #include <gptq/engines/fused_layers.hpp>
 #include <gptq/format/dynamic_rules.hpp>
 #include <gptq/format/quantization_config.hpp>
-#include <gptq/model/names.hpp>
+#include <gptq/model/block_graph.hpp>
 #include <gptq/model/weights.hpp>
 #include <gptq/quantize/pipeline_types.hpp>
 
-#include <array>
 #include <cstddef>
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -51,11 +51,12 @@ inline std::optional<quant_spec> apply_rule(quant_spec base, dynamic_rule const&
 struct planned_linear {
   linear_info info;
   std::optional<quant_spec> spec;
-  index_t block = -1;  ///< -1: the output head
-  int stage = 0;
+  index_t block = -1;                   ///< -1: the lm_head
+  std::size_t group = 0;                ///< of the block's graph
+  linear_group const* among = nullptr;  ///< that group; null for the lm_head
 };
 
-/// A layer to be quantized, as formats are asked about it.
+/// A linear to be quantized, as formats are asked about it.
 inline layer_outline outline_of(planned_linear const& p) {
   return {.name = p.info.name,
           .in_features = p.info.inputs,
@@ -64,8 +65,8 @@ inline layer_outline outline_of(planned_linear const& p) {
           .scattered = scattered_groups(*p.spec)};
 }
 
-/// The layers of all blocks, and of the output head if that was asked for. The layers of a stage agree: they share a
-/// solve here and are one layer in vLLM and SGLang.
+/// The linears of all blocks, and the lm_head if that was asked for. The linears of a group agree: they share a solve
+/// here and are one layer in vLLM and SGLang. The model's weights must outlive the plan.
 class quantization_plan {
  public:
   /// Throws shape_error for a rule that gives an impossible spec, for siblings that disagree and for a tied head, naming
@@ -74,31 +75,33 @@ class quantization_plan {
       : base_(options.spec), family_(weights.config().family) {
     check_spec(options.spec);
     std::vector<std::size_t> matched(options.dynamic.size());
-    auto const add = [&](linear_info info, index_t block, int stage) {
-      planned_linear p{.info = std::move(info), .spec = options.spec, .block = block, .stage = stage};
+    auto const add = [&](linear_info info, index_t block, std::size_t group, linear_group const* among) {
+      planned_linear p{.info = std::move(info), .spec = options.spec, .block = block, .group = group, .among = among};
       if (dynamic_rule const* const rule = matching_rule(options.dynamic, p.info.name)) {
         p.spec = apply_rule(options.spec, *rule);
         ++matched[static_cast<std::size_t>(rule - options.dynamic.data())];
-      } else if (block >= 0 && !options.all_layers && !family_->stages[std::size_t(stage)].stays_float.reason.empty()) {
+      } else if (among && !options.all_layers && !among->stays_float.empty()) {
         p.spec = std::nullopt;
-        stays_float_[std::size_t(stage)] = true;
       }
       all_.push_back(std::move(p));
     };
     std::string const folder = weights.reader().folder().string();
-    for (index_t i = 0; i < weights.config().blocks; ++i)
-      for (int s = 0; s < stage_count; ++s) {
-        first_.push_back(all_.size());
-        for (linear_info& l : weights.names().linears(i, s)) add(std::move(l), i, s);
+    for (index_t i = 0; i < weights.config().blocks; ++i) {
+      auto const& groups = weights.layer(i).groups;
+      first_.emplace_back();
+      for (std::size_t g = 0; g < groups.size(); ++g) {
+        first_.back().push_back(all_.size());
+        for (linear_info const& l : groups[g].linears) add(l, i, g, &groups[g]);
         check_siblings(folder);
       }
+    }
     if (options.lm_head) {
       model_config const& c = weights.config();
       if (weights.tied())
         throw shape_error(folder + ": lm_head can't be quantized: it is tied to the embedding, which stays in float",
                           remedy::keep_head_float);
       has_head_ = true;
-      add({weights.names().head_module(), 0, c.vocabulary, c.hidden, false}, -1, 0);
+      add({weights.names().head_module(), 0, c.vocabulary, c.hidden, false}, -1, 0, nullptr);
     }
     for (std::size_t r = 0; r < matched.size(); ++r)
       if (matched[r] == 0)
@@ -112,9 +115,9 @@ class quantization_plan {
   [[nodiscard]] family_rule const& family() const { return *family_; }
   [[nodiscard]] std::vector<planned_linear> const& linears() const { return all_; }
 
-  /// What the layers of a stage are quantized to.
-  [[nodiscard]] std::optional<quant_spec> const& stage(index_t block, int s) const {
-    return all_[first_[static_cast<std::size_t>(block * stage_count + s)]].spec;
+  /// What the linears of a group are quantized to.
+  [[nodiscard]] std::optional<quant_spec> const& group(index_t block, std::size_t g) const {
+    return all_[first_[static_cast<std::size_t>(block)][g]].spec;
   }
 
   /// The output head, if it is to be quantized.
@@ -142,32 +145,35 @@ class quantization_plan {
   [[nodiscard]] std::string const& block_prefix() const { return block_prefix_; }
 
  private:
-  /// Which layers the family keeps in float and why, or what it costs to quantize them all the same.
+  /// Which linears the family keeps in float and why, or what it costs to quantize them all the same: once for each reason.
   void explain_float() {
-    for (std::size_t s = 0; s < stage_count; ++s) {
-      float_rule const& rule = family_->stages[s].stays_float;
-      if (rule.reason.empty()) continue;
-      std::string names;
-      for (linear_rule const& l : family_->stages[s].linears)
-        if (!l.name.empty()) names += (names.empty() ? "" : " and ") + std::string(l.name);
-      bool quantized = false;
-      for (planned_linear const& p : all_) quantized = quantized || (p.block >= 0 && p.stage == int(s) && p.spec);
-      if (stays_float_[s])
-        warnings_.emplace_back(names + " stay in float: " + std::string(rule.reason) +
+    std::map<std::string_view, std::pair<std::string, std::string_view>> seen;  // reason → names, engines
+    std::set<std::string_view> kept, quantized;
+    for (planned_linear const& p : all_) {
+      if (!p.among || p.among->stays_float.empty()) continue;
+      (p.spec ? quantized : kept).insert(p.among->stays_float);
+      if (p.block > 0) continue;
+      auto& [names, engines] = seen[p.among->stays_float];
+      names += (names.empty() ? "" : " and ") + p.info.name.substr(block_prefix_.size());
+      engines = p.among->engines;
+    }
+    for (auto const& [reason, layers] : seen) {
+      auto const& [names, engines] = layers;
+      if (kept.count(reason))
+        warnings_.emplace_back(names + " stay in float: " + std::string(reason) +
                                    "; written as Llama, all layers are quantized and vLLM loads them; they can be "
                                    "quantized here too",
                                remedies{remedy::as_llama, remedy::all_layers});
-      if (quantized)
-        warnings_.emplace_back(names + " are quantized, so " + std::string(rule.engines) +
-                                   " will not load the result: " + std::string(rule.reason) +
-                                   "; written as Llama, they will do",
+      if (quantized.count(reason))
+        warnings_.emplace_back(names + " are quantized, so " + std::string(engines) + " will not load the result: " +
+                                   std::string(reason) + "; written as Llama, they will do",
                                remedy::as_llama);
     }
   }
 
   void check_siblings(std::string const& folder) const {
-    planned_linear const& a = all_[first_.back()];
-    for (std::size_t i = first_.back() + 1; i < all_.size(); ++i) {
+    planned_linear const& a = all_[first_.back().back()];
+    for (std::size_t i = first_.back().back() + 1; i < all_.size(); ++i) {
       planned_linear const& b = all_[i];
       if (a.spec == b.spec) continue;
       fused_layer const* const fused = fused_layer_of(a.info.name);
@@ -179,9 +185,8 @@ class quantization_plan {
 
   quant_spec base_;
   family_rule const* family_;
-  std::array<bool, stage_count> stays_float_{};  ///< by the family's own rule
   std::vector<planned_linear> all_;
-  std::vector<std::size_t> first_;  ///< [blocks · stage_count] the first layer of each stage
+  std::vector<std::vector<std::size_t>> first_;  ///< [blocks][groups] the first linear of each group
   bool has_head_ = false;
   std::vector<advice> warnings_;
   std::string block_prefix_;

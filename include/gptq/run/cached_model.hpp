@@ -1,12 +1,12 @@
-/// A whole model at work on one text that grows: every token goes through the blocks once, its keys and values stay.
+/// A whole model at work on one text that grows: every token goes through the layers once, its keys and values stay.
 #pragma once
 
 #include <gptq/core/error.hpp>
 #include <gptq/core/model_backend.hpp>
 #include <gptq/model/weights.hpp>
-#include <gptq/run/block.hpp>
-#include <gptq/run/load_block.hpp>
-#include <gptq/run/output_head.hpp>
+#include <gptq/run/layer.hpp>
+#include <gptq/run/lm_head.hpp>
+#include <gptq/run/load_layer.hpp>
 
 #include <algorithm>
 #include <cstdint>
@@ -21,14 +21,14 @@ inline namespace v0 {
 
 struct cached_model_options {
   packed_layers packed = packed_layers::keep;  ///< a backend that can't multiply with them gets matrices
-  index_t chunk_tokens = 512;                  ///< tokens that go through a block together
+  index_t micro_batch = 512;                   ///< tokens that go through a layer together
 };
 
 /// All weights but the embedding, which is read from the folder row by row, and the keys and values of up to `capacity`
 /// tokens are in the backend's memory. What the folder's weights show must stay valid.
 ///
 /// Logits are those of the text as it is: where the positions of a longer text are scaled by another rule (rope_type), all
-/// of it goes through the blocks again. Under `longrope` that happens once, past the original length; under `dynamic` and
+/// of it goes through the layers again. Under `longrope` that happens once, past the original length; under `dynamic` and
 /// `telechat` with every token beyond the lengths trained on.
 template <forward_backend B>
 class cached_model {
@@ -41,17 +41,17 @@ class cached_model {
       : backend_(&backend),
         weights_(&weights),
         capacity_(capacity),
-        chunk_(std::clamp(options.chunk_tokens, index_t(1), (std::max)(capacity, index_t(1)))),
+        micro_batch_(std::clamp(options.micro_batch, index_t(1), (std::max)(capacity, index_t(1)))),
         head_(backend, weights, options.packed) {
     model_config const& c = weights.config();
-    for (index_t i = 0; i < c.blocks; ++i) blocks_.push_back(load_block(backend, weights, i, {}, options.packed));
-    matrix<std::int32_t> counting(1, (std::max)(capacity, chunk_));
+    for (index_t i = 0; i < c.blocks; ++i) {
+      layers_.push_back(load_layer(backend, weights, i, {}, options.packed));
+      programs_.push_back(whole_layer(weights.layer(i)));
+    }
+    matrix<std::int32_t> counting(1, (std::max)(capacity, micro_batch_));
     for (index_t p = 0; p < counting.cols(); ++p) counting(0, p) = static_cast<std::int32_t>(p);
     counting_ = backend.template adopt<std::int32_t>(std::move(counting));
-    states_ = make(c.hidden);
-    input_ = make(c.hidden);
-    projections_ = make((std::max)(c.stage_outputs(attention_stage), c.stage_outputs(gate_up_stage)));
-    output_ = make((std::max)(c.stage_inputs(context_stage), c.mlp));
+    hidden_ = backend.template make<activation>(micro_batch_, c.hidden);
   }
 
   [[nodiscard]] index_t tokens() const { return static_cast<index_t>(ids_.size()); }
@@ -79,10 +79,10 @@ class cached_model {
     }
     index_t rows = 0;
     for (; first < length; first += rows) {
-      rows = std::min(chunk_, length - first);
+      rows = std::min(micro_batch_, length - first);
       run(first, rows);
     }
-    return head_.logits(const_view(states_).row_range(rows - 1, 1));
+    return head_.logits(const_view(hidden_).row_range(rows - 1, 1));
   }
 
   /// Back to an empty text.
@@ -92,61 +92,48 @@ class cached_model {
   }
 
  private:
-  matrix_of<B, activation> make(index_t cols) { return backend_->template make<activation>(chunk_, cols); }
-
   /// From now on the positions are those of a text of that length.
   void turn_for(index_t length) {
     reach_ = rope_reach(config().rope, length, capacity_);
-    decoder_.emplace(*backend_, config(), std::vector<index_t>{reach_});
-    caches_.resize(blocks_.size());
-    for (key_cache<B>& c : caches_) {
-      if (c.rows.rows() == 0) c = decoder_->make_cache(capacity_);
-      c.used = 0;
+    interpreter_.reset();
+    interpreter_.emplace(*backend_, config(), std::vector<index_t>{reach_});
+    interpreter_->reserve(micro_batch_, scratch_widths(weights_->layers()));
+    caches_.resize(layers_.size());
+    for (std::size_t i = 0; i < layers_.size(); ++i) {
+      if (caches_[i].rows.rows() == 0) caches_[i] = interpreter_->make_cache(layers_[i].graph->attention, capacity_);
+      caches_[i].used = 0;
     }
   }
 
-  /// Tokens [first, first + rows), the cache holding those before. Leaves the states behind the last block.
+  /// Tokens [first, first + rows), the cache holding those before. Leaves the hidden states behind the last layer.
   void run(index_t first, index_t rows) {
-    model_config const& c = config();
-    auto const part = [rows](matrix_of<B, activation>& m, index_t cols) -> view { return {view(m).data, rows, cols}; };
     view_of<B, std::int32_t const> const counting = std::as_const(counting_);
     auto const ids =
         std::span<std::int32_t const>(ids_).subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(rows));
     auto const embedding = backend_->template adopt<activation>(weights_->embedding(ids));
-    view const h = part(states_, c.hidden);
-    backend_->embed(counting.col_range(0, rows), embedding, decoder_->embedding_scale(), h);
+    view const h = view(hidden_).row_range(0, rows);
+    backend_->embed(counting.col_range(0, rows), embedding, interpreter_->embedding_scale(), h);
 
-    index_t const position = decoder_->first_position(reach_) + first;
+    index_t const position = interpreter_->first_position(reach_) + first;
     token_range<B> const tokens{0, rows, {0, rows}, counting.col_range(position, rows)};
-    view const x = part(input_, c.hidden);
-    view const context = part(output_, c.stage_inputs(context_stage));
-    view const product = part(output_, c.mlp);
-    for (std::size_t i = 0; i < blocks_.size(); ++i) {
-      block_weights<B> const& w = blocks_[i];
-      decoder_->attention_input(w, h, x);
-      decoder_->attention(w, tokens, x, part(projections_, c.stage_outputs(attention_stage)), context, &caches_[i]);
-      decoder_->add_context(w, context, x, h);
-      decoder_->mlp_input(w, h, x);
-      decoder_->mlp(w, x, part(projections_, c.stage_outputs(gate_up_stage)), product);
-      decoder_->add_product(w, product, x, h);
-    }
+    std::vector<view> values;
+    for (std::size_t i = 0; i < layers_.size(); ++i)
+      interpreter_->run(programs_[i], layers_[i], tokens, h, values, &caches_[i]);
   }
 
   B* backend_;
   model_weights const* weights_;
   index_t capacity_;
-  index_t chunk_;
-  output_head<B> head_;
-  std::vector<block_weights<B>> blocks_;
+  index_t micro_batch_;
+  lm_head<B> head_;
+  std::vector<layer_weights<B>> layers_;
+  std::vector<layer_program> programs_;
   std::vector<key_cache<B>> caches_;
-  std::optional<decoder_block<B>> decoder_;
+  std::optional<interpreter<B>> interpreter_;
   index_t reach_ = 0;  ///< the longest text that the rotary tables in use are for
   std::vector<std::int32_t> ids_;
   matrix_of<B, std::int32_t> counting_;  ///< 0, 1, 2, …
-  matrix_of<B, activation> states_;
-  matrix_of<B, activation> input_;
-  matrix_of<B, activation> projections_;
-  matrix_of<B, activation> output_;
+  matrix_of<B, activation> hidden_;
 };
 
 }  // namespace v0

@@ -3,9 +3,9 @@
 
 #include <gptq/core/model_backend.hpp>
 #include <gptq/model/weights.hpp>
-#include <gptq/run/block_loader.hpp>
-#include <gptq/run/output_head.hpp>
-#include <gptq/run/stream.hpp>
+#include <gptq/run/activations.hpp>
+#include <gptq/run/layer_loader.hpp>
+#include <gptq/run/lm_head.hpp>
 
 #include <algorithm>
 #include <cmath>
@@ -22,7 +22,7 @@ inline namespace v0 {
 
 struct evaluation_options {
   index_t context = 512;  ///< tokens of a window; each predicts the next, so a window counts context − 1 predictions
-  stream_options stream;
+  activation_options activations;
   std::size_t state_bytes = std::size_t(1) << 30;   ///< windows are carried together up to this size of their states
   std::size_t logit_bytes = std::size_t(64) << 20;  ///< logits are computed in pieces of this size
   std::function<void(index_t done, index_t all)> progress;  ///< called after each block; may be empty
@@ -67,25 +67,25 @@ namespace detail {
 template <evaluation_backend B>
 struct evaluated_model {
   model_weights const* weights;
-  block_loader<B> blocks;
-  token_stream<B> stream;
+  layer_loader<B> layers;
+  activations<B> states;
 
-  evaluated_model(B& b, model_weights const& w, typename token_stream<B>::samples const& windows,
-                  stream_options const& options)
+  evaluated_model(B& b, model_weights const& w, typename activations<B>::samples const& windows,
+                  activation_options const& options)
       : weights(&w),
-        blocks(b, w),
-        stream(b, w.config(), windows, b.template adopt<typename B::activation>(w.embedding()), options) {}
+        layers(b, w),
+        states(b, w.config(), w.layers(), windows, b.template adopt<typename B::activation>(w.embedding()), options) {}
 
   void run_block(index_t i) {
-    if (i < weights->config().blocks) stream.run(blocks.take(i));
+    if (i < weights->config().blocks) states.run(layers.take(i));
   }
 };
 
 template <evaluation_backend B>
 void measure(B& b, evaluated_model<B> const& model, evaluated_model<B> const* reference,
              evaluation_options const& options, evaluation& out) {
-  output_head<B> head(b, *model.weights);
-  std::optional<output_head<B>> reference_head;
+  lm_head<B> head(b, *model.weights);
+  std::optional<lm_head<B>> reference_head;
   if (reference) reference_head.emplace(b, *reference->weights);
   index_t const predictions = options.context - 1;
   auto const row_bytes = sizeof(typename B::activation) * static_cast<std::size_t>(head.vocabulary());
@@ -94,16 +94,16 @@ void measure(B& b, evaluated_model<B> const& model, evaluated_model<B> const* re
   std::vector<double> kl(nll.size());
   std::vector<std::uint8_t> same(nll.size());
   double agreed = 0;
-  for (index_t row = 0; row < model.stream.tokens(); row += options.context) {
+  for (index_t row = 0; row < model.states.tokens(); row += options.context) {
     for (index_t p = 0; p < predictions; p += piece) {
       index_t const n = std::min(piece, predictions - p);
       auto const part = [&](auto& values) {
         return std::span(values).subspan(static_cast<std::size_t>(p), static_cast<std::size_t>(n));
       };
-      auto const logits = head.logits(model.stream.states().row_range(row + p, n));
-      b.cross_entropy(logits, model.stream.ids().col_range(row + p + 1, n), part(nll));
+      auto const logits = head.logits(model.states.hidden_states().row_range(row + p, n));
+      b.cross_entropy(logits, model.states.ids().col_range(row + p + 1, n), part(nll));
       if (reference)
-        b.divergence(reference_head->logits(reference->stream.states().row_range(row + p, n)), logits, part(kl),
+        b.divergence(reference_head->logits(reference->states.hidden_states().row_range(row + p, n)), logits, part(kl),
                      part(same));
     }
     auto const mean = [&](std::vector<double> const& values) {
@@ -147,14 +147,14 @@ evaluation evaluate(B& b, model_weights const& weights, std::span<std::int32_t c
   index_t const blocks = std::max(weights.config().blocks, reference ? reference->config().blocks : 0);
   index_t const passes = (windows + group - 1) / group;
   for (index_t pass = 0; pass < passes; ++pass) {
-    typename token_stream<B>::samples samples;
+    typename activations<B>::samples samples;
     for (index_t w = pass * group; w < std::min(windows, (pass + 1) * group); ++w) {
       auto const window = ids.subspan(static_cast<std::size_t>(w * context), static_cast<std::size_t>(context));
       samples.emplace_back(window.begin(), window.end());
     }
-    detail::evaluated_model<B> model(b, weights, samples, options.stream);
+    detail::evaluated_model<B> model(b, weights, samples, options.activations);
     std::optional<detail::evaluated_model<B>> other;
-    if (reference) other.emplace(b, *reference, samples, options.stream);
+    if (reference) other.emplace(b, *reference, samples, options.activations);
     for (index_t i = 0; i < blocks; ++i) {
       model.run_block(i);
       if (other) other->run_block(i);

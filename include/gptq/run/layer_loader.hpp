@@ -1,10 +1,9 @@
-/// Weights one block ahead: while a block is worked on, another thread reads the next one and copies it to the backend.
+/// Weights one layer ahead: while a layer is worked on, another thread reads the next one and copies it to the backend.
 #pragma once
 
 #include <gptq/core/error.hpp>
-#include <gptq/run/load_block.hpp>
+#include <gptq/run/load_layer.hpp>
 
-#include <array>
 #include <cstddef>
 #include <future>
 #include <span>
@@ -24,32 +23,32 @@ concept uploading_backend = forward_backend<B> &&
   b.all_finite(view_of<B, typename B::activation const>(to));
 };
 
-/// Gives the blocks of a model in the backend's memory, one at a time. With an uploading_backend, take() also begins
-/// the next block: stages that are stored in the backend's own type; with any other, and for all the rest, it loads.
+/// Gives the layers of a model in the backend's memory, one at a time. With an uploading_backend, take() also begins
+/// the next one: groups that are stored in the backend's own type; with any other, and for all the rest, it loads.
 template <forward_backend B>
-class block_loader {
+class layer_loader {
  public:
-  block_loader(B& b, model_weights const& weights) : backend_(&b), weights_(&weights) {}
-  block_loader(block_loader const&) = delete;
-  block_loader& operator=(block_loader const&) = delete;
-  ~block_loader() {
+  layer_loader(B& b, model_weights const& weights) : backend_(&b), weights_(&weights) {}
+  layer_loader(layer_loader const&) = delete;
+  layer_loader& operator=(layer_loader const&) = delete;
+  ~layer_loader() {
     try {
       drop();
-    } catch (error const&) {  // of a block that nobody asked for
+    } catch (error const&) {  // of a layer that nobody asked for
     }
   }
 
-  /// Throws what load_block throws.
-  block_weights<B> take(index_t i) {
+  /// Throws what load_layer throws.
+  layer_weights<B> take(index_t i) {
     if (begun_ != i) drop();
-    auto block = load_block(*backend_, *weights_, i, finish());
+    auto layer = load_layer(*backend_, *weights_, i, finish());
     if (i + 1 < weights_->config().blocks) begin(i + 1);
-    return block;
+    return layer;
   }
 
-  /// Gives back the memory of the next block; take() then loads it. False where there was none.
+  /// Gives back the memory of the next layer; take() then loads it. False where there was none.
   bool drop() {
-    stage_matrices<B> const unused = finish();
+    group_matrices<B> const unused = finish();
     for (auto const& m : unused)
       if (m.rows() > 0) return true;
     return false;
@@ -61,10 +60,10 @@ class block_loader {
       using T = typename B::activation;
       bool any = false;
       try {
-        for (int s = 0; s < stage_count; ++s)
-          if (detail::stored_as<T>(*weights_, i, s)) {
-            auto const& c = weights_->config();
-            ahead_[static_cast<std::size_t>(s)] = backend_->template make<T>(c.stage_outputs(s), c.stage_inputs(s));
+        ahead_.resize(weights_->layer(i).groups.size());
+        for (std::size_t g = 0; g < ahead_.size(); ++g)
+          if (linear_group const& group = weights_->layer(i).groups[g]; detail::stored_as<T>(*weights_, group)) {
+            ahead_[g] = backend_->template make<T>(group.outputs(), group.inputs());
             any = true;
           }
       } catch (device_memory_error const&) {  // no room to be early
@@ -75,25 +74,24 @@ class block_loader {
       begun_ = i;
       backend_->begin_upload_ahead();
       reading_ = std::async(std::launch::async, [this, i] {
-        for (int s = 0; s < stage_count; ++s) {
-          auto& m = ahead_[static_cast<std::size_t>(s)];
-          if (m.rows() == 0) continue;
-          view_of<B, T> const to = m;
-          for (linear_info const& l : weights_->names().linears(i, s))
+        for (std::size_t g = 0; g < ahead_.size(); ++g) {
+          if (ahead_[g].rows() == 0) continue;
+          view_of<B, T> const to = ahead_[g];
+          for (linear_info const& l : weights_->layer(i).groups[g].linears)
             backend_->upload_ahead(weights_->stored(l)->bytes, to.row_range(l.first_row, l.rows));
         }
       });
     }
   }
 
-  /// What was begun, complete; stages that hold NaN or Inf are left to load_block, which says where.
-  stage_matrices<B> finish() {
+  /// What was begun, complete; groups that hold NaN or Inf are left to load_layer, which says where.
+  group_matrices<B> finish() {
     begun_ = -1;
     if constexpr (uploading_backend<B>) {
       if (reading_.valid()) {
         reading_.wait();
         backend_->end_upload_ahead();  // also where reading failed: then the memory goes after the copies
-        stage_matrices<B> ready = std::exchange(ahead_, {});
+        group_matrices<B> ready = std::exchange(ahead_, {});
         reading_.get();
         for (auto& m : ready)
           if (m.rows() > 0 && !backend_->all_finite(view_of<B, typename B::activation const>(std::as_const(m)))) m = {};
@@ -106,7 +104,7 @@ class block_loader {
   B* backend_;
   model_weights const* weights_;
   index_t begun_ = -1;
-  stage_matrices<B> ahead_;
+  group_matrices<B> ahead_;
   std::future<void> reading_;  ///< waits for its thread when it goes, so it goes first
 };
 

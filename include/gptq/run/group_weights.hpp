@@ -1,8 +1,8 @@
-/// The linear layers that read the same input, as matrices or packed, and their product.
+/// The linears of a group, which read the same input, as matrices or packed, and their product.
 #pragma once
 
 #include <gptq/core/model_backend.hpp>
-#include <gptq/model/names.hpp>
+#include <gptq/model/block_graph.hpp>
 #include <gptq/pack/packed_linear.hpp>
 
 #include <concepts>
@@ -42,27 +42,27 @@ struct packed_layer_of<B> {
 
 }  // namespace detail
 
-/// One layer of a stage: rows [first_row, first_row + rows) of what it computes.
+/// One linear of a group: rows [first_row, first_row + rows) of what it computes.
 template <forward_backend B>
-struct stage_part {
+struct group_part {
   index_t first_row = 0;
   index_t rows = 0;
   matrix_of<B, typename B::activation> weight;  ///< [rows × inputs], or empty where it is packed
   std::optional<typename detail::packed_layer_of<B>::type> packed;
 };
 
-/// The linear layers of a stage: stacked in one matrix, or where some are packed, one by one.
+/// The linears of a group: stacked in one matrix, or where some are packed, one by one.
 template <forward_backend B>
-struct stage_weights {
+struct group_weights {
   matrix_of<B, typename B::activation> weight;  ///< [sum of outputs × inputs], or empty
   matrix_of<B, typename B::activation> bias;    ///< [1 × sum of outputs], or empty
   std::vector<linear_info> linears;
-  std::vector<stage_part<B>> parts;  ///< instead of `weight`
+  std::vector<group_part<B>> parts;  ///< instead of `weight`
 };
 
 /// y = x·wᵀ + bias, or with `Add` y += that; y [tokens × sum of outputs].
 template <bool Add, forward_backend B>
-void multiply(B& b, stage_weights<B> const& s, std::type_identity_t<view_of<B, typename B::activation const>> x,
+void multiply(B& b, group_weights<B> const& s, std::type_identity_t<view_of<B, typename B::activation const>> x,
               std::type_identity_t<view_of<B, typename B::activation>> y) {
   using const_view = view_of<B, typename B::activation const>;
   auto const product = [&](auto const& w, const_view bias, view_of<B, typename B::activation> out) {
@@ -73,7 +73,7 @@ void multiply(B& b, stage_weights<B> const& s, std::type_identity_t<view_of<B, t
   };
   const_view const bias = s.bias;
   if (s.parts.empty()) return product(const_view(s.weight), bias, y);
-  for (stage_part<B> const& p : s.parts) {
+  for (group_part<B> const& p : s.parts) {
     const_view const part_bias = s.bias.rows() > 0 ? bias.col_range(p.first_row, p.rows) : const_view();
     auto const out = y.col_range(p.first_row, p.rows);
     if constexpr (packed_backend<B>) {

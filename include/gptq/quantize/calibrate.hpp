@@ -1,0 +1,195 @@
+/// What calibration sees: the calibration tokens on their way through the quantized model, and beside it, where the solve
+/// asks for that, through the float model; Hessians and sums of asymmetric calibration of the groups that they reach.
+#pragma once
+
+#include <gptq/model/weights.hpp>
+#include <gptq/quant/quantize.hpp>
+#include <gptq/quantize/pipeline_types.hpp>
+#include <gptq/run/activations.hpp>
+#include <gptq/run/load_layer.hpp>
+
+#include <algorithm>
+#include <chrono>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+
+namespace gptq {
+inline namespace v0 {
+namespace detail {
+
+/// Adds the time of a scope to one entry of a report.
+class activity {
+ public:
+  activity(pipeline_report& report, char const* name) : total_(report.seconds[name]), begin_(clock::now()) {}
+  activity(activity const&) = delete;
+  activity& operator=(activity const&) = delete;
+  ~activity() { total_ += std::chrono::duration<double>(clock::now() - begin_).count(); }
+
+ private:
+  using clock = std::chrono::steady_clock;
+  double& total_;
+  clock::time_point begin_;
+};
+
+template <class F>
+decltype(auto) timed(pipeline_report& report, char const* name, F&& f) {
+  activity const a(report, name);
+  return f();
+}
+
+/// What was seen of the inputs of a group.
+template <class B>
+struct group_statistics {
+  hessian<B> h;
+  std::optional<drift<B>> moved;  ///< where the float model runs beside
+};
+
+/// The activations of one run, of one model or of two side by side. `again` in the calls below is given a function that
+/// needs memory of the backend; it calls that, as often as it takes to make room.
+template <class B>
+class calibration {
+  using activation = typename B::activation;
+
+ public:
+  calibration(B& b, model_weights const& weights, typename activations<B>::samples const& samples,
+              pipeline_options const& options, pipeline_report& report)
+      : b_(b), weights_(weights), options_(options), report_(report), quantized_(start(samples)) {
+    if (options.shift.any()) float_.emplace(start(samples));
+  }
+
+  [[nodiscard]] index_t tokens() const { return quantized_.tokens(); }
+  [[nodiscard]] index_t micro_batch() const { return quantized_.micro_batch(); }
+  [[nodiscard]] bool runs_float_model() const { return float_.has_value(); }
+
+  /// Makes do with less memory, in both models alike: their micro-batches go side by side. False where it can't.
+  bool reduce() {
+    if (!float_) return quantized_.reduce();
+    if (!quantized_.uniform() || !float_->uniform()) return false;
+    bool const one = quantized_.reduce();
+    return float_->reduce() || one;
+  }
+
+  /// Brings all tokens to a group and collects its inputs, if wanted. `original` is the layer in float where that model
+  /// runs beside.
+  template <class Again>
+  std::optional<group_statistics<B>> collect(layer_weights<B> const& layer, layer_weights<B> const* original,
+                                             std::size_t group, bool wanted, Again&& again) {
+    block_graph const& graph = *layer.graph;
+    bool const residual = graph.adds_to_hidden_states(group);
+    std::optional<group_statistics<B>> seen = again([&] {
+      std::optional<group_statistics<B>> empty;
+      index_t const inputs = graph.groups[group].inputs();
+      if (wanted) {
+        empty.emplace(group_statistics<B>{hessian<B>(b_, inputs), {}});
+        if (original)
+          empty->moved.emplace(b_, inputs, residual ? graph.groups[group].outputs() : 0, quantized_.tokens());
+      }
+      quantized_.prepare(group, graph);
+      if (original) float_->prepare(group, graph);
+      return empty;
+    });
+    for (std::size_t m = 0; m < quantized_.micro_batches().size(); ++m) {
+      auto const x =
+          timed(report_, "forward", [&] { return again([&] { return quantized_.input(group, layer, m); }); });
+      auto const& tokens = quantized_.micro_batches()[m];
+      try {
+        if (seen) timed(report_, "gram", [&] { seen->h.add(x, static_cast<index_t>(tokens.bounds.size()) - 1); });
+        if (original) {
+          auto const x_float = timed(report_, "forward", [&] { return float_->input(group, *original, m); });
+          activity const a(report_, "gram");
+          if (seen) seen->moved->add(x, x_float);
+          if (seen && residual)
+            seen->moved->add_residual(x, quantized_.hidden_states(tokens), float_->hidden_states(tokens));
+        }
+      } catch (numeric_error const& e) {
+        throw numeric_error(graph.groups[group].linears.front().name + ": " + e.what());
+      }
+      tell_progress(layer, group, tokens);
+    }
+    return seen;
+  }
+
+  /// Behind a layer whose groups were all collected.
+  void advance(layer_weights<B> const& layer, layer_weights<B> const* original) {
+    timed(report_, "forward", [&] { quantized_.advance(layer); });
+    if (original) timed(report_, "forward", [&] { float_->advance(*original); });
+  }
+
+  [[nodiscard]] token_rows<B> save() const { return quantized_.save(); }
+  /// The whole layer once more, from the hidden states that were saved before it.
+  void run_again(token_rows<B>&& saved, layer_weights<B> const& layer, layer_weights<B> const* original) {
+    quantized_.restore(std::move(saved));
+    timed(report_, "forward", [&] { quantized_.run(layer); });
+    if (original) timed(report_, "forward", [&] { float_->advance(*original); });
+  }
+
+  /// What reaches the lm_head: the normed hidden states behind the last layer.
+  template <class Again>
+  group_statistics<B> collect_head(Again&& again) {
+    model_config const& c = weights_.config();
+    auto const norm = b_.template adopt<activation>(weights_.final_norm());
+    matrix_of<B, activation> x, x_float;
+    group_statistics<B> seen = again([&] {
+      group_statistics<B> empty{hessian<B>(b_, c.hidden), {}};
+      if (float_) empty.moved.emplace(b_, c.hidden, 0, quantized_.tokens());
+      index_t most = 0;
+      for (auto const& tokens : quantized_.micro_batches()) most = (std::max)(most, tokens.rows);
+      x = b_.template make<activation>(most, c.hidden);
+      if (float_) x_float = b_.template make<activation>(most, c.hidden);
+      return empty;
+    });
+    auto const normed = [&](activations<B>& model, auto const& tokens, matrix_of<B, activation>& to) {
+      auto const rows = view_of<B, activation>(to).row_range(0, tokens.rows);
+      timed(report_, "forward",
+            [&] { b_.rms_norm(model.hidden_states(tokens), norm, c.norm_eps, c.family->norm_offset, rows); });
+      return view_of<B, activation const>(rows);
+    };
+    for (auto const& tokens : quantized_.micro_batches()) {
+      auto const inputs = normed(quantized_, tokens, x);
+      try {
+        timed(report_, "gram", [&] { seen.h.add(inputs, static_cast<index_t>(tokens.bounds.size()) - 1); });
+        if (!float_) continue;
+        auto const float_inputs = normed(*float_, tokens, x_float);
+        timed(report_, "gram", [&] { seen.moved->add(inputs, float_inputs); });
+      } catch (numeric_error const& e) {
+        throw numeric_error(weights_.names().head_module() + ": " + e.what());
+      }
+    }
+    return seen;
+  }
+
+ private:
+  activations<B> start(typename activations<B>::samples const& samples) {
+    return {b_,
+            weights_.config(),
+            weights_.layers(),
+            samples,
+            b_.template adopt<activation>(weights_.embedding()),
+            options_.activations};
+  }
+
+  void tell_progress(layer_weights<B> const& layer, std::size_t group, token_range<B> const& tokens) const {
+    if (!options_.progress) return;
+    std::string_view const name = layer.graph->groups[group].linears.front().name;
+    options_.progress({.block = layer.number,
+                       .blocks = weights_.config().blocks,
+                       .group = static_cast<index_t>(group),
+                       .groups = static_cast<index_t>(layer.groups.size()),
+                       .name = name.substr(name.rfind('.') + 1),
+                       .tokens = tokens.first + tokens.rows,
+                       .of_tokens = quantized_.tokens()});
+  }
+
+  B& b_;
+  model_weights const& weights_;
+  pipeline_options const& options_;
+  pipeline_report& report_;
+  activations<B> quantized_;
+  std::optional<activations<B>> float_;  ///< the same tokens through the float model
+};
+
+}  // namespace detail
+}  // namespace v0
+}  // namespace gptq
