@@ -10,7 +10,7 @@ gptq::evaluation evaluate_on_cuda(std::size_t memory, gptq::model_weights const&
   auto backend = cuda::open_backend<float>(memory);
   auto result = gptq::evaluate(backend, model, ids, options, reference);
   cuda::describe(backend, memory, usage);
-  usage.chunk_tokens = options.activations.micro_batch;
+  usage.micro_batch = options.activations.micro_batch;
   return result;
 }
 

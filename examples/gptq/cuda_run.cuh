@@ -74,7 +74,7 @@ gptq::pipeline_report quantize_on_cuda(std::size_t memory, std::filesystem::path
   };
   auto report = gptq::quantize_model_on(open, model, output, samples, options);
   cuda::describe(*backend, memory, usage);
-  usage.chunk_tokens = report.chunk_tokens;
+  usage.micro_batch = report.micro_batch;
   usage.states_on_host = options.activations.on_host;
   return report;
 }

@@ -20,12 +20,12 @@ namespace app {
 /// What a device did, for reports.
 struct device_usage {
   std::string name;
-  std::string activations;         ///< the type that the model was run in
-  std::size_t memory_limit = 0;    ///< as given; 0: none
-  std::size_t peak_memory = 0;     ///< of the whole device: matrices, context, libraries
-  std::size_t peak_matrices = 0;   ///< of it
-  gptq::index_t chunk_tokens = 0;  ///< tokens that were worked on together
-  bool states_on_host = false;     ///< the calibration states were in host memory
+  std::string activations;        ///< the type that the model was run in
+  std::size_t memory_limit = 0;   ///< as given; 0: none
+  std::size_t peak_memory = 0;    ///< of the whole device: matrices, context, libraries
+  std::size_t peak_matrices = 0;  ///< of it
+  gptq::index_t micro_batch = 0;  ///< tokens that were worked on together
+  bool states_on_host = false;    ///< the calibration states were in host memory
 };
 
 /// Throws device_error where there is no device that the app could use.

@@ -47,15 +47,15 @@ inline gptq::json to_json(std::optional<device_usage> const& d) {
           {"memory_limit_bytes", d->memory_limit == 0 ? gptq::json() : gptq::json(d->memory_limit)},
           {"peak_memory_bytes", d->peak_memory},
           {"peak_matrices_bytes", d->peak_matrices},
-          {"chunk_tokens", d->chunk_tokens},
+          {"chunk_tokens", d->micro_batch},
           {"states_on_host", d->states_on_host}};
 }
 
 /// A line for people; empty where the host computed.
 inline std::string to_text(std::optional<device_usage> const& d) {
   if (!d) return {};
-  return fmt::format("device       {}, {}, at most {} of its memory in use, chunks of {} tokens{}\n", d->name,
-                     d->activations, megabytes(d->peak_memory), d->chunk_tokens,
+  return fmt::format("device       {}, {}, at most {} of its memory in use, micro-batches of {} tokens{}\n", d->name,
+                     d->activations, megabytes(d->peak_memory), d->micro_batch,
                      d->states_on_host ? ", states in host memory" : "");
 }
 

@@ -80,7 +80,7 @@ class block_quantizer {
     }
     if (plan_.head()) quantize_head();
     timed(report_, "write", [&] { finish_writing(); });
-    report_.chunk_tokens = calibration_.micro_batch();
+    report_.micro_batch = calibration_.micro_batch();
     return std::move(report_);
   }
 

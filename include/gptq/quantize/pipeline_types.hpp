@@ -62,7 +62,7 @@ struct pipeline_report {
   std::map<std::string, double> seconds;  ///< by activity: load, forward, gram, solve, pack, write
   index_t samples = 0;
   index_t tokens = 0;
-  index_t chunk_tokens = 0;  ///< that were worked on together at the end: fewer than asked for where memory was short
+  index_t micro_batch = 0;  ///< that were worked on together at the end: fewer than asked for where memory was short
   std::uint64_t bytes_before = 0;  ///< of tensor data
   std::uint64_t bytes_after = 0;
   std::vector<std::string> kept_float;  ///< layers that a rule keeps in float
