@@ -269,6 +269,23 @@ TEST_CASE("weights: quantized layers are dequantized into their rows") {
               values_of(model.at("model.layers.0.self_attn.k_proj.bias")));
 }
 
+TEST_CASE("weights: a symmetric layer whose zero points are left out has those of its grid") {
+  test::temp_dir const dir;
+  std::string const layer = "model.layers.0.self_attn.o_proj";
+  test::tiny_model model;
+  quantize(model, layer, 16);
+  model.config["quantization_config"]["sym"] = true;
+  model.at(layer + ".qzeros").bytes = test::bytes_of(std::vector<std::uint32_t>(2, 0x77777777));
+  auto const full = model_weights(model.write(dir)).stage_weight(0, gptq::context_stage);
+  model.remove(layer + ".qzeros");
+  model_weights const weights(model.write(dir));
+  check_equal(weights.stage_weight(0, gptq::context_stage), {full.data(), full.data() + full.size()});
+  CHECK(weights.unexpected().empty());
+  auto const o = weights.names().linears(0, gptq::context_stage).front();
+  REQUIRE(weights.packed(o));
+  check_equal(gptq::dequantize(*weights.packed(o)), {full.data(), full.data() + full.size()});
+}
+
 TEST_CASE("weights: a quantized layer may have a bias of zeros that its family does not know") {
   test::temp_dir const dir;
   test::tiny_model model;
