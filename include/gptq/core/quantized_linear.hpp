@@ -27,6 +27,7 @@ struct basic_quantized_linear {
   [[nodiscard]] index_t groups() const { return scales.rows(); }
 };
 
+/// In host memory.
 using quantized_linear = basic_quantized_linear<matrix<std::uint8_t>, matrix<float>>;
 
 /// The same in a backend's memory. (Not a template on the backend's matrix template: to clang, an alias of `matrix` is

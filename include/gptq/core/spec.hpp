@@ -49,6 +49,7 @@ struct quant_spec {
 /// Columns between two refreshes of the group grids (the "lazy block" of the public reference).
 inline constexpr int grid_block = 128;
 
+/// What the solver can make.
 constexpr bool valid_bits(int bits) { return bits == 2 || bits == 3 || bits == 4 || bits == 8; }
 constexpr bool valid_group_size(int g) { return g == -1 || (g >= 16 && (grid_block % g == 0 || g % grid_block == 0)); }
 constexpr bool valid_static_groups(quant_spec s) {
@@ -95,6 +96,7 @@ constexpr Int group_count(Int in_features, int group_size) {
   return group_size == -1 ? (in_features > 0 ? 1 : 0) : (in_features + group_size - 1) / group_size;
 }
 
+/// Common choices, by width and group size.
 inline constexpr quant_spec w2g64{.bits = 2, .group_size = 64};
 inline constexpr quant_spec w3g128{.bits = 3};
 inline constexpr quant_spec w4g128{.bits = 4};

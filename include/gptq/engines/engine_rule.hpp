@@ -16,6 +16,7 @@
 namespace gptq {
 inline namespace v0 {
 
+/// Programs that load GPTQ checkpoints.
 enum class engine : unsigned char { vllm, sglang, transformers, gptqmodel, exllamav2, llama_cpp, ort_genai, openvino };
 
 inline constexpr std::array<char const*, 8> engine_names = {"vllm",      "sglang",    "transformers", "gptqmodel",
@@ -23,12 +24,14 @@ inline constexpr std::array<char const*, 8> engine_names = {"vllm",      "sglang
 
 constexpr char const* to_string(engine e) { return engine_names[static_cast<std::size_t>(e)]; }
 
+/// The engine of a name, if there is one.
 inline std::optional<engine> find_engine(std::string_view name) {
   for (std::size_t e = 0; e < engine_names.size(); ++e)
     if (name == engine_names[e]) return static_cast<engine>(e);
   return std::nullopt;
 }
 
+/// What becomes of a model that breaks a rule.
 enum class verdict : unsigned char {
   refused,   ///< the engine ends with an error
   wrong,     ///< it loads the model and computes wrong numbers, without a message
@@ -50,7 +53,7 @@ struct engine_finding {
   remedies remedy;     ///< the same as codes, where settings of a run do it
 };
 
-/// "vllm refused V3 model.layers.0.mlp.up_proj: group_size 16 …; change: …"
+/// "vllm: refused: V3: model.layers.0.mlp.up_proj: group_size 16; quantize in groups of 128"
 inline std::string to_string(engine_finding const& f) {
   return std::string(to_string(f.by)) + ": " + to_string(f.result) + ": " + f.rule + ": " + detail::printable(f.where) +
          ": " + f.what + "; " + f.change;

@@ -59,6 +59,7 @@ inline std::vector<std::string> summary_of(std::vector<engine_finding> const& fi
   return lines;
 }
 
+/// The words of a finding, without the codes of its remedies.
 inline json to_json(engine_finding const& f) {
   return {{"engine", to_string(f.by)}, {"rule", f.rule}, {"verdict", to_string(f.result)},
           {"where", f.where},          {"what", f.what}, {"change", f.change}};

@@ -9,6 +9,7 @@
 namespace gptq {
 inline namespace v0 {
 
+/// A linear layer that an engine builds from several of a checkpoint.
 struct fused_layer {
   std::string_view name;                  ///< the engine's, below the block
   std::array<std::string_view, 3> parts;  ///< a checkpoint's, below the block; the last may be empty

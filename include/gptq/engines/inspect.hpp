@@ -38,6 +38,7 @@ struct module_facts {
   int highest_zero = 0;
 };
 
+/// All that was found in a folder.
 struct inspection {
   std::filesystem::path folder;
   std::string model_type;  ///< as config.json says
@@ -165,6 +166,7 @@ inline inspection inspect(checkpoint_reader const& reader) {
 
 inline inspection inspect(std::filesystem::path const& folder) { return inspect(checkpoint_reader(folder)); }
 
+/// One object; the settings in the words of their format.
 inline json to_json(inspection const& in) {
   json modules = json::array();
   for (module_facts const& m : in.modules) {

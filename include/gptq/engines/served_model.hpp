@@ -16,8 +16,10 @@
 namespace gptq {
 inline namespace v0 {
 
+/// What a bias holds.
 enum class bias_content : unsigned char { none, zero, other };
 
+/// One linear layer, quantized or in float.
 struct served_linear {
   std::string name;
   bool quantized = false;
@@ -30,6 +32,7 @@ struct served_linear {
   bool zero_points_of_0 = false;  ///< one is 0, or may become 0
 };
 
+/// All that rules of engines look at.
 struct served_model {
   json config;    ///< config.json
   json settings;  ///< the quantization settings as written

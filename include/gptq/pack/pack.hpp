@@ -81,6 +81,7 @@ inline packed_linear pack(quantized_linear const& q, checkpoint_format format, i
   return p;
 }
 
+/// Packs a whole layer.
 inline packed_linear pack(quantized_linear const& q, checkpoint_format format) {
   return pack(q, format, 0, q.out_features());
 }

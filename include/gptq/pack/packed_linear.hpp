@@ -22,7 +22,7 @@ enum class checkpoint_format : unsigned char { gptq, gptq_v2, compressed_tensors
 /// What a format takes off zero points before it stores them: the lowest zero point that it can hold.
 constexpr int zero_offset(checkpoint_format f) { return f == checkpoint_format::gptq ? 1 : 0; }
 
-/// The tensors of one layer, owned; always in the layout of GPTQ files.
+/// The tensors of one layer, owned; always in the layout of GPTQ files. `format` says what is stored for a zero point.
 struct packed_linear {
   layer_format spec;
   checkpoint_format format = checkpoint_format::gptq;
@@ -34,6 +34,7 @@ struct packed_linear {
   std::vector<std::int32_t> g_idx;  ///< [in], the group of each input
 };
 
+/// How scales are stored.
 enum class scale_type : unsigned char { f16, bf16, f32 };
 
 /// The same tensors wherever they lie, at any alignment: in a packed_linear, in a mapped file, in an engine's buffers.
@@ -50,6 +51,7 @@ struct packed_view {
   std::byte const* g_idx = nullptr;  ///< int32 [in], or null for in / group_size
 };
 
+/// Valid while `p` is.
 inline packed_view view(packed_linear const& p) {
   return {.spec = p.spec,
           .format = p.format,
@@ -63,6 +65,7 @@ inline packed_view view(packed_linear const& p) {
           .g_idx = p.g_idx.empty() ? nullptr : reinterpret_cast<std::byte const*>(p.g_idx.data())};
 }
 
+/// The scale of group g, output n.
 inline float scale_at(packed_view const& p, index_t g, index_t n) {
   index_t const at = g * p.out_features + n;
   switch (p.scales_type) {
