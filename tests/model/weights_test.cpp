@@ -276,12 +276,13 @@ TEST_CASE("weights: a symmetric layer whose zero points are left out has those o
   quantize(model, layer, 16);
   model.config["quantization_config"]["sym"] = true;
   model.at(layer + ".qzeros").bytes = test::bytes_of(std::vector<std::uint32_t>(2, 0x77777777));
-  auto const full = model_weights(model.write(dir)).stage_weight(0, gptq::context_stage);
+  auto const output_of = [](model_weights const& w) { return w.group_weight(w.layer(0).groups[1]); };
+  auto const full = output_of(model_weights(model.write(dir)));
   model.remove(layer + ".qzeros");
   model_weights const weights(model.write(dir));
-  check_equal(weights.stage_weight(0, gptq::context_stage), {full.data(), full.data() + full.size()});
+  check_equal(output_of(weights), {full.data(), full.data() + full.size()});
   CHECK(weights.unexpected().empty());
-  auto const o = weights.names().linears(0, gptq::context_stage).front();
+  auto const o = weights.layer(0).groups[1].linears.front();
   REQUIRE(weights.packed(o));
   check_equal(gptq::dequantize(*weights.packed(o)), {full.data(), full.data() + full.size()});
 }
