@@ -8,5 +8,6 @@
 #include <gptq/core/quantized_linear.hpp>
 #include <gptq/pack/dequantize.hpp>
 #include <gptq/pack/pack.hpp>
+#include <gptq/quant/cholesky_inverse.hpp>
 #include <gptq/quant/quantize.hpp>
 #include <gptq/version.hpp>

@@ -3,9 +3,13 @@
 #include "support/archetype.hpp"
 #include "support/catch.hpp"
 #include "support/compare_codes.hpp"
+#include "support/refining_archetype.hpp"
 #include "support/synthetic.hpp"
 
+#include <gptq/backend/host.hpp>
 #include <gptq/gptq.hpp>
+
+#include <cmath>
 
 namespace {
 
@@ -91,6 +95,62 @@ TEMPLATE_TEST_CASE("mutants: each broken twin is told from the oracle", "", scal
   auto const l = test::make_layer(6, 300, 700, 31);
   auto const c = compare<TestType>(l, {.bits = 4, .group_size = 128}, {});
   CHECK_FALSE(c.acceptable(test::tolerance<double>::differing_rows));
+}
+
+/// One that says what it can't do: the solver refuses to compile on it.
+struct boaster : test::archetype {
+  static constexpr bool refines = true;
+  static constexpr index_t fused_columns = 128;
+};
+static_assert(gptq::refining_backend<boaster> && !gptq::refines_as_promised<boaster>);
+static_assert(gptq::fusing_backend<boaster> && !gptq::fuses_as_promised<boaster>);
+
+/// A solve with everything on; the inputs of the float model are others.
+template <class B>
+gptq::quantized_stack<B> refined(B& b, test::layer const& l, gptq::quant_spec const& spec) {
+  gptq::matrix<float> x_float(l.x.rows(), l.x.cols());
+  for (index_t t = 0; t < x_float.rows(); ++t)
+    for (index_t k = 0; k < x_float.cols(); ++k) x_float(t, k) = 0.9f * l.x(t, k) + 0.1f * l.x(t, (k + 1) % l.x.cols());
+  gptq::hessian<B> h(b, l.x.cols());
+  h.add(l.x.view());
+  gptq::asymmetric_sums<B> sums(b, l.x.cols(), l.w.rows(), l.x.rows());
+  gptq::matrix_view<float const> const x = l.x, x_f = x_float;
+  sums.add(x, x_f);
+  sums.add_residual(x, x.col_range(0, l.w.rows()), x_f.col_range(0, l.w.rows()));
+  gptq::solve_problem<B, float> const problem{.weight = l.w.view(), .hessian = &h, .asymmetric = &sums};
+  return gptq::quantize_stack(
+      b, problem, {.spec = spec, .options = {.refit = 1, .sweeps = 2}, .asymmetric = {.target = 1, .residual = 0.5}});
+}
+
+TEST_CASE("archetype: memory that nobody has written is poisoned") {
+  test::archetype b;
+  auto const numbers = b.make<double>(2, 2);
+  auto const indices = b.make<std::int32_t>(2, 2);
+  CHECK(std::isnan(gptq::matrix_view<double const>(numbers)(1, 1)));
+  CHECK(gptq::matrix_view<std::int32_t const>(indices)(1, 1) == 0x5a5a5a5a);
+}
+
+TEST_CASE("archetype: asymmetric calibration and refinement lean on nothing but the refining verbs") {
+  auto const l = test::make_layer(6, 150, 400, 31);
+  for (gptq::quant_spec const& spec :
+       {gptq::quant_spec{.bits = 3, .group_size = 32, .order = gptq::column_order::group_aware},
+        {.bits = 4, .group_size = -1},
+        {.bits = 4, .group_size = 64, .sym = false, .order = gptq::column_order::desc_act, .static_groups = true}}) {
+    test::refining_archetype b;
+    gptq::basic_host_backend<double> host;
+    auto const ours = refined(b, l, spec);
+    auto const theirs = refined(host, l, spec);
+    gptq::matrix_view<std::uint8_t const> const a = ours.linear.codes, c = theirs.linear.codes;
+    index_t differing = 0;
+    for (index_t k = 0; k < a.rows; ++k)
+      for (index_t n = 0; n < a.cols; ++n) differing += a(k, n) != c(k, n);
+    CHECK(differing == 0);
+    using Catch::Matchers::WithinRel;
+    CHECK_THAT(ours.linear.report.rel_loss, WithinRel(theirs.linear.report.rel_loss, 1e-6));
+    CHECK_THAT(ours.linear.report.refined_loss, WithinRel(theirs.linear.report.refined_loss, 1e-6));
+    CHECK_THAT(ours.linear.report.float_loss, WithinRel(theirs.linear.report.float_loss, 1e-6));
+    CHECK(ours.linear.report.refined_loss < ours.linear.report.pass_loss);
+  }
 }
 
 }  // namespace

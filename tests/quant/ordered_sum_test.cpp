@@ -5,7 +5,7 @@
 #include <gptq/backend/host.hpp>
 #include <gptq/comm/threads.hpp>
 #include <gptq/core/leaves.hpp>
-#include <gptq/quant/target.hpp>
+#include <gptq/quant/asymmetric_sums.hpp>
 
 #include <cstring>
 #include <optional>

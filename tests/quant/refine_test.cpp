@@ -75,7 +75,7 @@ struct seen {
     moved.add_residual(view(x), view(r), view(rf));
   }
   gptq::hessian<B> h;
-  gptq::drift<B> moved;
+  gptq::asymmetric_sums<B> moved;
 };
 
 template <class B>
@@ -85,7 +85,7 @@ gptq::matrix<float> target_of(moved_layer const& m, quant_spec const& spec, gptq
   auto const f = gptq::factorize(b, s.h, spec, {});
   auto const w = test::to_backend(b, m.base.w);
   gptq::view_of<B, float const> const view = w;
-  return test::to_host<float>(b, gptq::shifted_target(b, view, f, s.moved, shift));
+  return test::to_host<float>(b, gptq::asymmetric_target(b, view, f, s.moved, shift));
 }
 
 /// Largest distance of (T − W)·(H + λI) from α·W·D + β·E, relative to the largest element of the latter.
@@ -307,8 +307,8 @@ TEST_CASE("refine: asked for without a Hessian it is refused, and shapes that di
   gptq::quantize_options options;
   options.sweeps = 1;
   CHECK_THROWS_AS(gptq::quantize_stack(b, view, f, quant_spec{}, options), gptq::shape_error);
-  gptq::drift<test::backend> const narrow(b, 64);
-  CHECK_THROWS_AS(gptq::shifted_target(b, view, f, narrow, {1, 0}), gptq::shape_error);
-  gptq::drift<test::backend> const other(b, 128, 4);
-  CHECK_THROWS_AS(gptq::shifted_target(b, view, f, other, {1, 1}), gptq::shape_error);
+  gptq::asymmetric_sums<test::backend> const narrow(b, 64);
+  CHECK_THROWS_AS(gptq::asymmetric_target(b, view, f, narrow, {1, 0}), gptq::shape_error);
+  gptq::asymmetric_sums<test::backend> const other(b, 128, 4);
+  CHECK_THROWS_AS(gptq::asymmetric_target(b, view, f, other, {1, 1}), gptq::shape_error);
 }

@@ -1,6 +1,7 @@
 /// A backend that models the concept and nothing more: own matrix type, plain loops, no Eigen, no threads, no padding.
 /// That the algorithm compiles and runs on it proves that it leans on nothing but the concept; it is also the shortest
-/// description of what each verb means, and what the mutants of the tests derive from.
+/// description of what each verb means, and what the mutants of the tests derive from. Its memory is poisoned: what
+/// nobody has written is NaN, or a number that leads nowhere.
 #pragma once
 
 #include <gptq/core/refining.hpp>
@@ -13,12 +14,25 @@
 
 namespace test {
 
+/// What uninitialised memory of the archetypes holds.
+template <class T>
+T poison() {
+  if constexpr (std::is_floating_point_v<T>)
+    return std::numeric_limits<T>::quiet_NaN();
+  else if constexpr (std::is_same_v<T, std::uint8_t>)
+    return 0xa5;
+  else if constexpr (std::is_integral_v<T>)
+    return static_cast<T>(0x5a5a5a5a);
+  else
+    return gptq::from_float<T>(std::numeric_limits<float>::quiet_NaN());
+}
+
 template <class T>
 class archetype_matrix {
  public:
   archetype_matrix() = default;
   archetype_matrix(gptq::index_t rows, gptq::index_t cols)
-      : rows_(rows), cols_(cols), data_(static_cast<std::size_t>(rows * cols)) {}
+      : rows_(rows), cols_(cols), data_(static_cast<std::size_t>(rows * cols), poison<T>()) {}
   archetype_matrix(archetype_matrix&&) noexcept = default;
   archetype_matrix& operator=(archetype_matrix&&) noexcept = default;
   [[nodiscard]] gptq::index_t rows() const { return rows_; }
@@ -181,7 +195,7 @@ struct archetype {
   }
   static constexpr index_t outer_block = 1;
 
- private:
+ protected:
   template <class T, class F>
   static void each(view<T> x, F&& f) {
     for (index_t r = 0; r < x.rows; ++r)

@@ -44,7 +44,10 @@ class basic_host_backend {
     for (index_t r = 0; r < x.rows; ++r) std::fill_n(x.row(r), x.cols, value);
   }
   void fill(matrix<Scalar>& x, Scalar value) { fill(x.view(), value); }
-  void copy(matrix_view<Scalar const> from, matrix_view<Scalar> to) { copy_rows(from, to); }
+  template <class T>
+  void copy(matrix_view<T> from, matrix_view<std::remove_const_t<T>> to) {
+    copy_rows<std::remove_const_t<T>>(from, to);
+  }
   template <class T>
   void add(Scalar alpha, matrix_view<T> x, matrix_view<std::remove_const_t<T>> y) {
     using element = std::remove_const_t<T>;

@@ -86,9 +86,12 @@ concept quantize_backend =
         void (*tile)(index_t, index_t)) {
   { b.template make<typename B::scalar>(n, n) } -> std::same_as<matrix_of<B, typename B::scalar>>;
   { b.template make<std::uint8_t>(n, n) } -> std::same_as<matrix_of<B, std::uint8_t>>;
+  { b.template make<std::int32_t>(n, n) } -> std::same_as<matrix_of<B, std::int32_t>>;
+  { b.template make<double>(n, n) } -> std::same_as<matrix_of<B, double>>;
   b.upload(host_c, m);
   b.download(c, host);
   b.fill(m, value);
+  b.fill(sums, double());
   b.copy(c, m);
   b.add(value, c, m);
   { b.all_finite(x) } -> std::same_as<bool>;

@@ -5,6 +5,7 @@
 
 #include <gptq/core/quantize_backend.hpp>
 
+#include <concepts>
 #include <cstdint>
 
 namespace gptq {
@@ -13,7 +14,8 @@ inline namespace v0 {
 /// The ability to refine. A backend that has it says so with `static constexpr bool refines = true` and has, for
 /// matrices of its scalar unless said otherwise:
 ///
-///   b.add(alpha, x, y)                          also for input types
+///   b.make<T>, b.copy(from, to), b.add(alpha, x, y)
+///                                               also for input types
 ///   b.add_cross(x, y, out)                      out += xᵀ·y; x [tokens × in], y [tokens × n] of one input type
 ///   b.gather_rows(x, order, out)                out(j, :) = x(π(j), :)
 ///   b.scale_rows(weights, x)                    x(j, :) *= weights(0, j)
@@ -44,6 +46,8 @@ concept refines_as_promised =
              view_of<B, float> y, view_of<B, std::int32_t const> order, view_of<B, std::uint8_t const> bytes,
              view_of<B, double> sums, view_of<B, double const> values, matrix_view<typename B::scalar const> host,
              typename B::scalar value) {
+  { b.template make<float>(index_t(), index_t()) } -> std::same_as<matrix_of<B, float>>;
+  b.copy(x, y);
   b.add(value, x, y);
   b.add_cross(x, x, m);
   b.gather_rows(c, order, m);

@@ -1,4 +1,4 @@
-/// The one factorization of GPTQ, in the form that needs no inverse.
+/// The one factorization of GPTQ (arXiv 2210.17323), in the form that needs no inverse.
 ///
 /// With H the damped Hessian in processing order, H = V·Vᵀ, V upper triangular. Then column by column
 ///     w′_j = w_j + Σ_{i<j} (w_i − q_i)·V_ij / V_jj,     tr(E·H·Eᵀ) = Σ_j ‖(w′_j − q_j)·V_jj‖²
@@ -12,6 +12,7 @@
 #include <gptq/quant/hessian.hpp>
 #include <gptq/quant/options.hpp>
 #include <gptq/quant/order.hpp>
+#include <gptq/quant/rows.hpp>
 
 #include <algorithm>
 #include <cmath>
@@ -42,13 +43,6 @@ struct factor {
 };
 
 namespace detail {
-
-template <class B, class T>
-matrix_of<B, T> upload_row(B& b, std::vector<T> const& values) {
-  auto m = b.template make<T>(1, static_cast<index_t>(values.size()));
-  b.upload(matrix_view<T const>(values.data(), 1, static_cast<index_t>(values.size())), m);
-  return m;
-}
 
 /// The undamped diagonal in stored order as the algorithm sees it, dead inputs filled in, and its mean.
 struct conditioned_diagonal {
@@ -217,30 +211,6 @@ void solve_unit_lower(B& b, view_of<B, typename B::scalar const> f, view_of<B, t
     if (p > 0) b.multiply_add(scalar(-1), f.block(p, 0, n, p), transpose::no, x.row_range(0, p), x.row_range(p, n));
     b.solve_unit_lower(f.block(p, p, n, n), x.row_range(p, n));
   }
-}
-
-/// The matrix that the published procedure works with: U [in × in] upper triangular with H⁻¹ = Uᵀ·U, H damped and in
-/// processing order. Not used by the solver here; for people who compose their own. Cost K³/3 after `factorize`.
-template <quantize_backend B>
-matrix_of<B, typename B::scalar> cholesky_inverse(B& b, factor<B> const& f) {
-  using scalar = typename B::scalar;
-  if (!f.factored()) throw numeric_error("cholesky_inverse: the Hessian has no factor");
-  index_t const in = f.in_features();
-  matrix<scalar> pivots(1, in), start(in, in);
-  b.download(f.pivots, pivots.view());
-  std::fill_n(start.data(), start.size(), scalar(0));
-  for (index_t j = 0; j < in; ++j) start(j, j) = scalar(1) / pivots(0, j);
-  auto lower = b.template make<scalar>(in, in);  // F⁻¹·diag(V)⁻¹ = (V⁻¹)ᵀ
-  b.upload(matrix_view<scalar const>(start), lower);
-  solve_unit_lower(b, view_of<B, scalar const>(f.propagation), view_of<B, scalar>(lower));
-
-  std::vector<std::int32_t> identity(static_cast<std::size_t>(in));
-  for (std::size_t i = 0; i < identity.size(); ++i) identity[i] = static_cast<std::int32_t>(i);
-  auto const order = detail::upload_row(b, identity);
-  auto const live = detail::upload_row(b, std::vector<std::uint8_t>(identity.size(), 1));
-  auto upper = b.template make<scalar>(in, in);
-  b.gather_weights(view_of<B, scalar const>(lower), order, live, upper);  // a transposition
-  return upper;
 }
 
 }  // namespace v0

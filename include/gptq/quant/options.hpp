@@ -18,13 +18,21 @@ struct quantize_options {
   bool measure = true;  ///< compute rel_loss and rel_loss_rtn, at the cost of two more products with the factor
 };
 
-/// How far a solve aims away from the weights at what the float model computes, as fractions of the full correction.
-/// Both need the float model's inputs beside those of the quantized one.
-struct shift_options {
+/// Asymmetric calibration (GPTAQ, arXiv 2504.02692): how far a solve aims away from the weights at what the float model
+/// computes, as fractions of the full correction. Both need the float model's inputs beside those of the quantized one.
+struct asymmetric_options {
   double target = 0;    ///< α: of what the inputs have moved
   double residual = 0;  ///< β: of what the residual stream has moved, for layers that write to it
 
   [[nodiscard]] constexpr bool any() const { return target != 0 || residual != 0; }
+};
+using shift_options = asymmetric_options;
+
+/// Everything that one solve is told: which codes to find, and how.
+struct solver_settings {
+  quant_spec spec = {};
+  quantize_options options = {};
+  asymmetric_options asymmetric = {};  ///< counts where a problem has asymmetric_sums
 };
 
 /// Everything that a preset decides.

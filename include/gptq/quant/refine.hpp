@@ -1,5 +1,6 @@
-/// Going over a finished solve again: scales fitted anew to the codes (refit), codes chosen anew one by one (sweep).
-/// Both lower tr((T − Q)·(H + λI)·(T − Q)ᵀ) or leave it as it is, T being what was quantized.
+/// Going over a finished solve again: scale re-estimation, which fits the scales anew to the codes, and coordinate-descent
+/// passes, which choose the codes anew one by one (as QuIP's greedy updates do, arXiv 2307.13304). Both lower
+/// tr((T − Q)·(H + λI)·(T − Q)ᵀ) or leave it as it is, T being what was quantized.
 ///
 /// Given all other columns, the best value for column j is t_j + Σ_{i≠j} (H_ji / H_jj)·E_i with E = T − Q. That is what
 /// the backend's quantize_block computes if the rows of H, divided by their diagonal, take the place of the error-propagation
@@ -9,7 +10,7 @@
 #pragma once
 
 #include <gptq/core/refining.hpp>
-#include <gptq/quant/solve.hpp>
+#include <gptq/quant/column_pass.hpp>
 
 #include <algorithm>
 #include <cstdint>
@@ -19,28 +20,32 @@ namespace gptq {
 inline namespace v0 {
 namespace detail {
 
-/// What refining needs of a Hessian, made once for all strips: N = diag(H)⁻¹·H, of the damped H, in an order in which
+/// What refining needs of a Hessian, made once for all output tiles: N = diag(H)⁻¹·H, of the damped H, in an order in which
 /// groups are contiguous. `others` [in × in] lacks the lower triangles of the diagonal blocks, which are in `lower`.
 template <refining_backend B>
 class refiner {
   using scalar = typename B::scalar;
-  using strip = view_of<B, scalar>;
-  using const_strip = view_of<B, scalar const>;
+  using tile = view_of<B, scalar>;
+  using const_tile = view_of<B, scalar const>;
 
  public:
-  refiner(B& b, hessian<B> const& h, factor<B> const& f, quant_spec const& spec, std::vector<std::int32_t> const& g_idx)
+  refiner(B& b, column_kernels<B> const& kernels, hessian<B> const& h, factor<B> const& f,
+          solver_settings const& settings, std::vector<std::int32_t> const& g_idx)
       : b_(b),
+        kernels_(kernels),
+        options_(settings.options),
         in_(f.in_features()),
-        size_(spec.group_size == -1 ? in_ : spec.group_size),
+        size_(settings.spec.group_size == -1 ? in_ : settings.spec.group_size),
         step_((std::max)(size_, index_t(grid_block))),
         unit_((step_ + B::outer_block - 1) / step_ * step_),
         f_(f) {
     host_order_ = f.host_order;
     matrix<scalar> diagonal(1, in_);
-    if (spec.static_groups)  // contiguous as stored
+    if (settings.spec.static_groups)  // contiguous as stored
       for (index_t j = 0; j < in_; ++j) host_order_[static_cast<std::size_t>(j)] = static_cast<std::int32_t>(j);
     for (index_t j = 0; j < in_; ++j) {
-      auto const stored = spec.static_groups ? f.host_order[static_cast<std::size_t>(j)] : static_cast<std::int32_t>(j);
+      auto const stored =
+          settings.spec.static_groups ? f.host_order[static_cast<std::size_t>(j)] : static_cast<std::int32_t>(j);
       diagonal(0, stored) = f.diagonal(0, j);
     }
     std::vector<std::int32_t> groups(host_order_.size());
@@ -57,29 +62,28 @@ class refiner {
 
   [[nodiscard]] view_of<B, std::int32_t const> order() const { return order_; }
 
-  /// Refines the codes and scales of a strip of outputs whose targets, in this object's order, are `target`.
-  template <class Width>
-  void refine(Width width, quant_spec const& spec, quantize_options const& options, const_strip target,
-              solve_target<B> const& out) const {
+  /// Refines the codes and scales of a tile of outputs whose targets, in this object's order, are `target`.
+  void refine(const_tile target, tile_result<B> const& out) const {
     auto storage = b_.template make<scalar>(in_, target.cols);
-    strip const errors = storage;
+    tile const errors = storage;
     b_.copy(target, errors);
     b_.add_dequantized(scalar(-1), out.codes, out.zeros, out.scales, groups_, order_, errors);
     workspace memory(*this, target.cols);
-    for (int round = 0; round < (std::max)(options.refit, options.sweeps); ++round)
+    for (int round = 0; round < (std::max)(options_.refit, options_.sweeps); ++round)
       for (index_t first = 0; first < in_; first += unit_) {
         index_t const end = (std::min)(first + unit_, in_);
-        strip const sums = strip(memory.sums).row_range(0, end - first);
+        tile const sums = tile(memory.sums).row_range(0, end - first);
         b_.fill(sums, scalar(0));
-        b_.multiply_add(scalar(1), const_strip(others_).row_range(first, end - first), transpose::no, errors, sums);
+        b_.multiply_add(scalar(1), const_tile(others_).row_range(first, end - first), transpose::no, errors, sums);
         for (index_t s = first; s < end; s += step_) {
           span const rest{s, end, sums.row_range(s - first, end - s)};
           index_t const next = (std::min)(s + step_, end);
-          if (round < options.refit)
+          if (round < options_.refit)
             for (index_t g = s; g < next; g += size_)
-              refit(g, round < options.sweeps ? s : g + size_, options.grid.round_scales, errors, rest, out, memory);
-          if (round < options.sweeps)
-            for (index_t p = s; p < next; p += grid_block) sweep(p, width, spec, target, errors, rest, out, memory);
+              reestimate(g, round < options_.sweeps ? s : g + size_, options_.grid.round_scales, errors, rest, out,
+                         memory);
+          if (round < options_.sweeps)
+            for (index_t p = s; p < next; p += grid_block) descend(p, target, errors, rest, out, memory);
         }
       }
   }
@@ -88,8 +92,8 @@ class refiner {
   /// Rows [first, end) of others·E, up to date.
   struct span {
     index_t first, end;
-    strip sums;
-    [[nodiscard]] strip rows(index_t from, index_t count) const { return sums.row_range(from - first, count); }
+    tile sums;
+    [[nodiscard]] tile rows(index_t from, index_t count) const { return sums.row_range(from - first, count); }
   };
 
   struct workspace {
@@ -97,54 +101,54 @@ class refiner {
         : sums(r.b_.template make<scalar>((std::min)(r.unit_, r.in_), n)),
           changes(r.b_.template make<scalar>((std::min)(r.step_, r.in_), n)),
           gradients(r.b_.template make<scalar>(r.size_, n)),
-          levels(r.b_.template make<scalar>(r.size_, n)),
+          steps(r.b_.template make<scalar>(r.size_, n)),
           products(r.b_.template make<scalar>(r.size_, n)),
           scalars(r.b_.template make<double>(2, n)) {}
-    matrix_of<B, scalar> sums, changes, gradients, levels, products;
+    matrix_of<B, scalar> sums, changes, gradients, steps, products;
     matrix_of<B, double> scalars;
   };
 
   /// Rows `first` … of E were `before`, which is used up: brings the sums of rows [begin, rest.end) up to date.
-  void follow(span const& rest, index_t begin, index_t first, const_strip now, strip before) const {
+  void follow(span const& rest, index_t begin, index_t first, const_tile now, tile before) const {
     if (begin >= rest.end) return;
     b_.add(scalar(-1), now, before);
-    b_.multiply_add(scalar(-1), const_strip(others_).block(begin, first, rest.end - begin, now.rows), transpose::no,
+    b_.multiply_add(scalar(-1), const_tile(others_).block(begin, first, rest.end - begin, now.rows), transpose::no,
                     before, rest.rows(begin, rest.end - begin));
   }
 
   /// y += the part in `lower` of N(first …, begin …)·x for `rows` rows, of one diagonal block or several whole ones.
-  void add_lower(index_t first, index_t rows, index_t begin, const_strip x, strip y) const {
+  void add_lower(index_t first, index_t rows, index_t begin, const_tile x, tile y) const {
     for (index_t p = first; p < first + rows; p += grid_block - p % grid_block) {
       index_t const block = p - p % grid_block;
       index_t const below = (std::min)(block + grid_block, first + rows);
       index_t const left = (std::max)(block, begin), right = (std::min)({block + grid_block, begin + x.rows, in_});
       if (left < right)
-        b_.multiply_add(scalar(1), const_strip(lower_).block(p, left - block, below - p, right - left), transpose::no,
+        b_.multiply_add(scalar(1), const_tile(lower_).block(p, left - block, below - p, right - left), transpose::no,
                         x.row_range(left - begin, right - left), y.row_range(p - first, below - p));
     }
   }
 
   /// The scales of the group that begins at `first`. Sums are needed afterwards from `begin` on.
-  void refit(index_t first, index_t begin, bool round, strip errors, span const& rest, solve_target<B> const& out,
-             workspace& memory) const {
+  void reestimate(index_t first, index_t begin, bool round, tile errors, span const& rest, tile_result<B> const& out,
+                  workspace& memory) const {
     index_t const rows = (std::min)(size_, in_ - first);
     auto const groups = view_of<B, std::int32_t const>(groups_).col_range(first, rows);
     auto const order = view_of<B, std::int32_t const>(order_).col_range(first, rows);
-    auto const weights = const_strip(diagonal_).col_range(first, rows);
+    auto const weights = const_tile(diagonal_).col_range(first, rows);
     index_t const g = host_groups_[static_cast<std::size_t>(first)];
-    strip const gradient = strip(memory.gradients).row_range(0, rows);
-    strip const product = strip(memory.products).row_range(0, rows);
-    strip const d = strip(memory.levels).row_range(0, rows);
-    strip const before = strip(memory.changes).row_range(0, rows);
-    strip const e = errors.row_range(first, rows);
+    tile const gradient = tile(memory.gradients).row_range(0, rows);
+    tile const product = tile(memory.products).row_range(0, rows);
+    tile const d = tile(memory.steps).row_range(0, rows);
+    tile const before = tile(memory.changes).row_range(0, rows);
+    tile const e = errors.row_range(first, rows);
     view_of<B, double> const scalars = memory.scalars;
 
     b_.fill(d, scalar(0));
-    b_.add_dequantized(scalar(1), out.codes, out.zeros, const_strip(), groups, order, d);
+    b_.add_dequantized(scalar(1), out.codes, out.zeros, const_tile(), groups, order, d);
     b_.copy(rest.rows(first, rows), gradient);
     add_lower(first, rows, 0, errors, gradient);
     b_.fill(product, scalar(0));
-    b_.multiply_add(scalar(1), const_strip(others_).block(first, first, rows, rows), transpose::no, d, product);
+    b_.multiply_add(scalar(1), const_tile(others_).block(first, first, rows, rows), transpose::no, d, product);
     add_lower(first, rows, first, d, product);
     b_.fill(scalars, 0.0);
     b_.add_products(d, gradient, weights, scalars.row_range(0, 1));
@@ -157,19 +161,18 @@ class refiner {
   }
 
   /// The codes of the block that begins at `first`.
-  template <class Width>
-  void sweep(index_t first, Width width, quant_spec const& spec, const_strip target, strip errors, span const& rest,
-             solve_target<B> const& out, workspace& memory) const {
+  void descend(index_t first, const_tile target, tile errors, span const& rest, tile_result<B> const& out,
+               workspace& memory) const {
     index_t const rows = (std::min)(in_ - first, index_t(grid_block));
-    strip const columns = errors.row_range(first, rows);
-    strip const before = strip(memory.changes).row_range(0, rows);
+    tile const columns = errors.row_range(first, rows);
+    tile const before = tile(memory.changes).row_range(0, rows);
     b_.copy(columns, before);
     b_.copy(target.row_range(first, rows), columns);
     column_block<B> const work{
-        .propagation = const_strip(lower_).block(first, 0, rows, rows),
+        .propagation = const_tile(lower_).block(first, 0, rows, rows),
         .correction = rest.rows(first, rows),
-        .pivots = const_strip(f_.pivots).col_range(first, rows),
-        .excess = const_strip(f_.excess).col_range(first, rows),
+        .pivots = const_tile(f_.pivots).col_range(first, rows),
+        .excess = const_tile(f_.excess).col_range(first, rows),
         .groups = view_of<B, std::int32_t const>(groups_).col_range(first, rows),
         .order = order().col_range(first, rows),
         .scales = out.scales,
@@ -178,11 +181,13 @@ class refiner {
         .codes = out.codes,
         .losses = memory.scalars,  // of another kind than the pass's
     };
-    width(spec, [&]<int Bits, bool>() { b_.template quantize_block<Bits>(work); });
+    kernels_.quantize_block(b_, work);
     follow(rest, first + rows, first, columns, before);
   }
 
   B& b_;
+  column_kernels<B> kernels_;
+  quantize_options options_;
   index_t in_;
   index_t size_;  ///< columns of a group
   index_t step_;  ///< columns whose scales are fitted before their codes: whole groups and whole blocks
