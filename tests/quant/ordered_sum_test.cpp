@@ -6,6 +6,7 @@
 #include <gptq/comm/threads.hpp>
 #include <gptq/core/leaves.hpp>
 #include <gptq/quant/asymmetric_sums.hpp>
+#include <gptq/quant/hessian.hpp>
 
 #include <cstring>
 #include <optional>

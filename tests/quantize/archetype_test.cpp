@@ -1,9 +1,11 @@
 /// A backend that has what the forward concept asks for and nothing more: 16-bit activations, and memory that can't be
 /// taken for the host's. If the model code leans on anything else of the host backend, this does not compile.
+#include "support/archetype.hpp"
 #include "support/model.hpp"
 
 #include <gptq/core/float16.hpp>
 
+#include <algorithm>
 #include <cstdint>
 #include <span>
 #include <utility>
@@ -53,7 +55,9 @@ class archetype {
 
   template <class T>
   device_matrix<T> make(index_t rows, index_t cols) {
-    return device_matrix<T>(matrix<T>(rows, cols));
+    matrix<T> m(rows, cols);
+    std::fill_n(m.data(), m.size(), test::poison<T>());  // whoever reads what nobody has written fails
+    return device_matrix<T>(std::move(m));
   }
   template <class To, class From>
   device_matrix<To> adopt(matrix<From>&& from) {
