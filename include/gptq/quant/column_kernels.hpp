@@ -41,7 +41,7 @@ constexpr column_kernels<B> kernels_for() {
 /// The table for a spec known at run time: all eight pairs are instantiated. Throws shape_error.
 template <quantize_backend B>
 column_kernels<B> kernels_for(quant_spec const& spec) {
-  return dispatch(spec, []<int Bits, bool Sym>() { return kernels_for<Bits, Sym, B>(); });
+  return dispatch(spec, [&]<int Bits, bool Sym>() { return kernels_for<Bits, Sym, B>(); });
 }
 
 }  // namespace v0
