@@ -67,7 +67,7 @@ class layer_loader {
             any = true;
           }
       } catch (device_memory_error const&) {  // no room to be early
-        ahead_ = {};
+        ahead_.clear();
         return;
       }
       if (!any) return;
