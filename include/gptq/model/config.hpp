@@ -34,8 +34,9 @@ struct model_config {
   bool tied = false;  ///< config.json's word; what is stored decides (model_weights)
   bool attention_bias = false;
   bool mlp_bias = false;
-  bool embedding_norm = false;       ///< tokens begin with a norm of their embedding
-  bool residual_after_norm = false;  ///< attention and MLP add to the norm of the states, not to the states
+  bool embedding_norm = false;  ///< tokens begin with a norm of their embedding
+  bool residual_after_norm =
+      false;  ///< attention and MLP add to the norm of the hidden states, not to the hidden states
   float embedding_scale = 1;
   float score_scale = 1;    ///< of attention scores
   float score_softcap = 0;  ///< c > 0: scores become c·tanh(score / c)

@@ -43,7 +43,7 @@ struct linear_rule {
   bias_rule bias = bias_rule::none;
 };
 
-/// Why the layers of a stage stay in float unless asked for, and the engines that can't load them quantized.
+/// Why the layers of a linear group stay in float unless asked for, and the engines that can't load them quantized.
 struct float_rule {
   std::string_view reason;  ///< empty: they are quantized
   std::string_view engines;

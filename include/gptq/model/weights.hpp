@@ -53,7 +53,7 @@ class model_weights {
   /// The quantized linear layers, or null for a float model.
   [[nodiscard]] quantized_model const* quantized() const { return quantized_ ? &*quantized_ : nullptr; }
 
-  /// True where the output head is the embedding, whether stored once or twice.
+  /// True where lm_head is the embedding, whether stored once or twice.
   [[nodiscard]] bool tied() const { return tied_; }
 
   /// Tensors of the folder that the model has no place for, in file order; old tables and masks are not counted.
@@ -115,7 +115,7 @@ class model_weights {
     return q ? &q->tensors : nullptr;
   }
 
-  /// The output head as a linear layer, tied or not.
+  /// lm_head as a linear layer, tied or not.
   [[nodiscard]] linear_info head_layer() const {
     return {names_.head_module(), 0, config_.vocabulary, config_.hidden, false};
   }

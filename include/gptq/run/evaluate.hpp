@@ -23,8 +23,9 @@ inline namespace v0 {
 struct evaluation_options {
   index_t context = 512;  ///< tokens of a window; each predicts the next, so a window counts context − 1 predictions
   activation_options activations;
-  std::size_t state_bytes = std::size_t(1) << 30;   ///< windows are carried together up to this size of their states
-  std::size_t logit_bytes = std::size_t(64) << 20;  ///< logits are computed in pieces of this size
+  std::size_t state_bytes = std::size_t(1)
+                            << 30;  ///< windows are carried together up to this size of their hidden states
+  std::size_t logit_bytes = std::size_t(64) << 20;          ///< logits are computed in pieces of this size
   std::function<void(index_t done, index_t all)> progress;  ///< called after each block; may be empty
 };
 
@@ -68,16 +69,16 @@ template <evaluation_backend B>
 struct evaluated_model {
   model_weights const* weights;
   layer_loader<B> layers;
-  activations<B> states;
+  activations<B> carried;
 
   evaluated_model(B& b, model_weights const& w, typename activations<B>::samples const& windows,
                   activation_options const& options)
       : weights(&w),
         layers(b, w),
-        states(b, w.config(), w.layers(), windows, b.template adopt<typename B::activation>(w.embedding()), options) {}
+        carried(b, w.config(), w.layers(), windows, b.template adopt<typename B::activation>(w.embedding()), options) {}
 
   void run_block(index_t i) {
-    if (i < weights->config().blocks) states.run(layers.take(i));
+    if (i < weights->config().blocks) carried.run(layers.take(i));
   }
 };
 
@@ -94,16 +95,16 @@ void measure(B& b, evaluated_model<B> const& model, evaluated_model<B> const* re
   std::vector<double> kl(nll.size());
   std::vector<std::uint8_t> same(nll.size());
   double agreed = 0;
-  for (index_t row = 0; row < model.states.tokens(); row += options.context) {
+  for (index_t row = 0; row < model.carried.tokens(); row += options.context) {
     for (index_t p = 0; p < predictions; p += piece) {
       index_t const n = std::min(piece, predictions - p);
       auto const part = [&](auto& values) {
         return std::span(values).subspan(static_cast<std::size_t>(p), static_cast<std::size_t>(n));
       };
-      auto const logits = head.logits(model.states.hidden_states().row_range(row + p, n));
-      b.cross_entropy(logits, model.states.ids().col_range(row + p + 1, n), part(nll));
+      auto const logits = head.logits(model.carried.hidden_states().row_range(row + p, n));
+      b.cross_entropy(logits, model.carried.ids().col_range(row + p + 1, n), part(nll));
       if (reference)
-        b.divergence(reference_head->logits(reference->states.hidden_states().row_range(row + p, n)), logits, part(kl),
+        b.divergence(reference_head->logits(reference->carried.hidden_states().row_range(row + p, n)), logits, part(kl),
                      part(same));
     }
     auto const mean = [&](std::vector<double> const& values) {

@@ -38,7 +38,7 @@ inline std::vector<char> hidden_values(block_graph const& g) {
     graph_node const* const n = g.writer(v);
     if (!n) return hidden;
     if (n->op == operation::norm)
-      hidden[static_cast<std::size_t>(v)] = 0;  // added to a norm of the states: copied there first
+      hidden[static_cast<std::size_t>(v)] = 0;  // added to a norm of the hidden states: copied there first
     else if (n->op != operation::add)
       throw shape_error("block graph: what leads to its output is no chain of adds");
     v = n->reads[0];

@@ -88,11 +88,11 @@ void host_attention(matrix_view<T const> q, matrix_view<T const> k, matrix_view<
       auto const queries = q.block(t.query, shape.query.first + t.head * shape.query.stride, t.queries, dim);
       auto const keys = k.block(t.key, shape.key.first + kv * shape.key.stride, t.keys, dim);
       auto const values = v.block(t.key, shape.value.first + kv * shape.value.stride, t.keys, dim);
-      auto context = eigen(out.block(t.query, t.head * dim, t.queries, dim));
+      auto output = eigen(out.block(t.query, t.head * dim, t.queries, dim));
       eigen(scores).noalias() = eigen(queries) * eigen(keys).transpose();
       masked_softmax(scores, t.diagonal, shape, sums);
-      context.noalias() = eigen(scores) * eigen(values);
-      for (index_t r = 0; r < t.queries; ++r) context.row(r) *= T(1) / sums[r];
+      output.noalias() = eigen(scores) * eigen(values);
+      for (index_t r = 0; r < t.queries; ++r) output.row(r) *= T(1) / sums[r];
     }
   });
 }
