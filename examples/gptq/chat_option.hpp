@@ -15,7 +15,9 @@
 
 namespace app {
 
-inline CLI::Option* add_chat_format(CLI::App& command, std::string& name) {
+/// `name` is a string, or an optional one.
+template <class Name>
+CLI::Option* add_chat_format(CLI::App& command, Name& name) {
   return command
       .add_option(
           "--chat-format", name,

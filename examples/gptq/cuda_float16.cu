@@ -2,10 +2,9 @@
 
 namespace app {
 
-template gptq::pipeline_report quantize_on_cuda<gptq::float16>(std::size_t, std::filesystem::path const&,
-                                                               std::filesystem::path const&,
-                                                               std::vector<std::vector<std::int32_t>> const&,
-                                                               gptq::pipeline_options, std::future<void>&,
-                                                               device_usage&);
+template device_run quantize_on_cuda<gptq::float16>(device_request const&, gptq::job const&,
+                                                    std::filesystem::path const&,
+                                                    std::vector<std::vector<std::int32_t>> const&,
+                                                    gptq::run_options const&);
 
 }  // namespace app

@@ -5,8 +5,8 @@
 #include "device.hpp"
 
 #include <gptq/backend/cuda/forward.cuh>
+#include <gptq/quantize/job_memory.hpp>
 #include <gptq/quantize/pipeline.hpp>
-#include <gptq/run/memory_plan.hpp>
 
 #include <future>
 #include <optional>
@@ -49,34 +49,27 @@ void describe(gptq::basic_cuda_model_backend<T>& backend, std::size_t memory, de
 }  // namespace cuda
 
 template <class T>
-gptq::pipeline_report quantize_on_cuda(std::size_t memory, std::filesystem::path const& model,
-                                       std::filesystem::path const& output,
-                                       std::vector<std::vector<std::int32_t>> const& samples,
-                                       gptq::pipeline_options options, std::future<void>& ready, device_usage& usage) {
+device_run quantize_on_cuda(device_request const& device, gptq::job const& j, std::filesystem::path const& output,
+                            std::vector<std::vector<std::int32_t>> const& samples, gptq::run_options const& options) {
   using backend_type = gptq::basic_cuda_model_backend<T>;
-  auto opening = std::async(std::launch::async, [&ready, memory] {  // while the source is checked
-    if (ready.valid()) ready.get();
-    return cuda::open_backend<T>(memory);
+  auto opening = std::async(std::launch::async, [&device] {  // while the source is checked
+    if (device.ready.valid()) device.ready.get();
+    return cuda::open_backend<T>(device.memory);
   });
   std::optional<backend_type> backend;
   std::future<void> loading;
-  auto const open = [&]() -> backend_type& {
+  gptq::activation_options memory;
+  auto const open = [&] {
     backend.emplace(opening.get());
     loading = std::async(std::launch::async, gptq::detail::load_products<T>, 0);
-    gptq::model_weights const weights = gptq::open_source(model, options);
-    options.activations =
-        gptq::plan_activations(weights.config(), weights.layers(), samples, sizeof(T), backend->memory_budget(),
-                               {.models = options.shift.any() ? 2 : 1,
-                                .head = options.lm_head,
-                                .refines = options.quantize.refit > 0 || options.quantize.sweeps > 0,
-                                .whole_rows = options.spec.group_size == -1});
-    return *backend;
+    memory = gptq::plan_memory(j, samples, sizeof(T), backend->memory_budget());
+    return gptq::ready_backend<backend_type>{*backend, memory};
   };
-  auto report = gptq::quantize_model_on(open, model, output, samples, options);
-  cuda::describe(*backend, memory, usage);
-  usage.micro_batch = report.micro_batch;
-  usage.states_on_host = options.activations.on_host;
-  return report;
+  device_run result{gptq::run_on(open, j, output, samples, options), device_usage()};
+  cuda::describe(*backend, device.memory, *result.usage);
+  result.usage->micro_batch = result.report.micro_batch;
+  result.usage->states_on_host = memory.on_host;
+  return result;
 }
 
 }  // namespace app

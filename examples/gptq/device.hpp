@@ -3,6 +3,7 @@
 #pragma once
 
 #include <gptq/core/float16.hpp>
+#include <gptq/quantize/job.hpp>
 #include <gptq/quantize/pipeline_types.hpp>
 #include <gptq/run/evaluate.hpp>
 #include <gptq/run/generate.hpp>
@@ -11,6 +12,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <future>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -31,13 +33,26 @@ struct device_usage {
 /// Throws device_error where there is no device that the app could use.
 void require_cuda_device();
 
-/// gptq::quantize_model in that type, in `memory` bytes of the device in all (0: as much as is free). Parts of options
-/// that say how the run fits into memory are chosen here. `ready`: of begin_use().
+/// A run that has ended, and what the device did for it; nothing where the host computed.
+struct device_run {
+  gptq::pipeline_report report;
+  std::optional<device_usage> usage;
+};
+
+/// A device to be opened: `memory` bytes of it in all (0: as much as is free), once `ready`, of begin_use(), is.
+struct device_request {
+  std::size_t memory;
+  std::future<void>& ready;
+};
+
+/// gptq::run in that type; options.memory does not count, the run is planned for the device.
 template <class T>
-gptq::pipeline_report quantize_on_cuda(std::size_t memory, std::filesystem::path const& model,
-                                       std::filesystem::path const& output,
-                                       std::vector<std::vector<std::int32_t>> const& samples,
-                                       gptq::pipeline_options options, std::future<void>& ready, device_usage& usage);
+device_run quantize_on_cuda(device_request const& device, gptq::job const& j, std::filesystem::path const& output,
+                            std::vector<std::vector<std::int32_t>> const& samples, gptq::run_options const& options);
+
+/// How that run would fit into the device, with elements of so many bytes.
+gptq::activation_options plan_on_cuda(std::size_t memory, gptq::job const& j,
+                                      std::vector<std::vector<std::int32_t>> const& samples, std::size_t element);
 
 /// gptq::evaluate in float.
 gptq::evaluation evaluate_on_cuda(std::size_t memory, gptq::model_weights const& model,

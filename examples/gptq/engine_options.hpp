@@ -9,6 +9,7 @@
 #include <fmt/format.h>
 #include <CLI/CLI.hpp>
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -16,7 +17,7 @@ namespace app {
 
 struct engine_arguments {
   std::vector<std::string> names;
-  int tensor_parallel = 1;
+  std::optional<int> tensor_parallel;
 };
 
 inline void add_engine_options(CLI::App& command, engine_arguments& a) {
@@ -29,15 +30,16 @@ inline void add_engine_options(CLI::App& command, engine_arguments& a) {
       ->type_name("NAME");
   command.add_option("--tensor-parallel", a.tensor_parallel, "Devices that the engine divides each layer among")
       ->check(CLI::Range(1, 1024))
-      ->capture_default_str()
+      ->default_str("1")
       ->type_name("N");
 }
 
 /// What the engines asked for say of a model, with the options that change it.
-inline std::vector<gptq::engine_finding> check_engines(engine_arguments const& a, gptq::served_model model) {
-  model.tensor_parallel = a.tensor_parallel;
+inline std::vector<gptq::engine_finding> check_engines(std::vector<std::string> const& engines, int tensor_parallel,
+                                                       gptq::served_model model) {
+  model.tensor_parallel = tensor_parallel;
   std::vector<gptq::engine_finding> all;
-  for (std::string const& name : a.names)
+  for (std::string const& name : engines)
     for (auto& f : gptq::check_engine(model, *gptq::find_engine(name))) {
       f.change = with_options(f.change, f.remedy);
       all.push_back(std::move(f));

@@ -48,7 +48,7 @@ int inspect(inspect_arguments const& a) {
   std::vector<gptq::engine_finding> findings;
   if (!a.engines.names.empty()) {
     if (!found.quantization) throw gptq::format_error(a.model + ": --engine: the folder is not quantized");
-    findings = check_engines(a.engines, served(reader, found));
+    findings = check_engines(a.engines.names, a.engines.tensor_parallel.value_or(1), served(reader, found));
   }
   if (a.json) {
     gptq::json document = gptq::to_json(found);

@@ -17,6 +17,8 @@ struct rule_arguments {
   std::string dynamic;                ///< JSON or a file
   std::vector<std::string> skip;      ///< patterns
   std::vector<std::string> bits_for;  ///< pattern=bits
+
+  [[nodiscard]] bool any() const { return !dynamic.empty() || !skip.empty() || !bits_for.empty(); }
 };
 
 inline gptq::json parse_option(std::string const& text) {

@@ -11,31 +11,35 @@
 
 #include <gptq/core/spec.hpp>
 #include <gptq/quant/options.hpp>
-#include <gptq/quantize/pipeline_types.hpp>
+#include <gptq/quantize/recipe_json.hpp>
 
 #include <fmt/format.h>
 #include <CLI/CLI.hpp>
 
 #include <algorithm>
-#include <array>
-#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <vector>
 
 namespace app {
 
-inline constexpr std::array<char const*, 3> order_names = {"natural", "desc_act", "group_aware"};
-
-/// Empty where the option was not given and the preset, or another option, decides.
+/// Empty where the option was not given and the recipe, the preset, or another option decides.
 struct quantize_arguments {
   std::string model, output;
-  calibration_request calibration;
-  std::string preset = "default";
-  gptq::quant_spec spec;
+  std::string recipe;  ///< file
+  bool print_recipe = false;
+  bool dry_run = false;
+  std::string calibration;  ///< file
+  bool show_sample = false;
+  std::optional<std::string> calibration_format, chat_format;
+  std::optional<gptq::index_t> samples, sequence_length;
+  std::optional<std::string> preset;
+  std::optional<int> bits, group_size;
+  std::optional<bool> sym, static_groups;
   rule_arguments rules;
-  bool lm_head = false;
+  std::optional<bool> lm_head;
   engine_arguments engines;
   std::optional<std::string> order;
   std::optional<double> damp_percent;
@@ -43,11 +47,12 @@ struct quantize_arguments {
   std::optional<double> target_shift, residual_shift;
   std::optional<int> refit, sweeps;
   std::optional<std::string> format;
-  std::string dtype = "keep";
-  bool all_layers = false;
-  std::string as;
-  bool true_sequential = true;
-  std::string shard_size = "4GB";
+  std::optional<std::string> dtype;
+  std::optional<bool> all_layers;
+  std::optional<std::string> as;
+  std::optional<bool> true_sequential;
+  std::optional<std::string> shard_size;
+  std::optional<gptq::index_t> micro_batch;
   compute_options compute;
   std::string report;
   std::string evaluate;
@@ -56,46 +61,79 @@ struct quantize_arguments {
   bool allow_fallback = false;
 };
 
-inline void add_options(CLI::App& command, quantize_arguments& a) {
-  command.add_option("model", a.model, "Model folder: config.json, safetensors, tokenizer")->required()->type_name("");
-  command.add_option("output", a.output, "Folder to write; must not exist")->required()->type_name("");
-  command.add_option("--calibration", a.calibration.file, "Text or token ids that the model sees meanwhile")
-      ->required()
-      ->type_name("FILE");
+/// A flag that stays empty where it is not given; "!--no-…" among the names turns it off.
+inline void add_switch(CLI::App& command, char const* names, std::optional<bool>& value, char const* text) {
+  command.add_flag_function(
+      names, [&value](std::int64_t count) { value = count > 0; }, text);
+}
+
+/// What a run reads and writes, and where its settings come from.
+inline void add_files(CLI::App& command, quantize_arguments& a) {
+  auto* const model = command.add_option("model", a.model, "Model folder: config.json, safetensors, tokenizer")
+                          ->required()
+                          ->type_name("");
+  auto* const output =
+      command.add_option("output", a.output, "Folder to write; must not exist")->required()->type_name("");
+  auto* const calibration =
+      command.add_option("--calibration", a.calibration, "Text or token ids that the model sees meanwhile")
+          ->required()
+          ->type_name("FILE");
   command
-      .add_option("--calibration-format", a.calibration.format,
+      .add_option("--recipe", a.recipe,
+                  "Take all settings from this file, as --print-recipe writes it; options given beside it override it")
+      ->type_name("FILE.json");
+  command.add_flag_callback(
+      "--print-recipe",
+      [&a, model, output, calibration] {
+        a.print_recipe = true;
+        for (auto* const option : {model, output, calibration}) option->required(false);
+      },
+      "Print the settings that the other options come to, as a recipe, and exit");
+  command.add_flag(
+      "--dry-run", a.dry_run,
+      "Check everything, print what a run would do and write, and exit; --report FILE.json holds the same");
+}
+
+/// How calibration data becomes samples.
+inline void add_calibration_options(CLI::App& command, quantize_arguments& a) {
+  command
+      .add_option("--calibration-format", a.calibration_format,
                   "lines: one sample a line, the default for .txt; windows: the whole text cut into windows; records: "
                   "chats and texts as JSON, the default for .json and .jsonl; ids: {\"input_ids\": [...]} a line")
       ->check(CLI::IsMember({"lines", "windows", "records", "ids"}))
       ->type_name("NAME");
-  add_chat_format(command, a.calibration.chat_format);
-  command.add_flag("--show-sample", a.calibration.show_sample, "Print the first sample as text");
-  command.add_option("--samples", a.calibration.size.samples, "Samples to use, the first of the file")
+  add_chat_format(command, a.chat_format);
+  command.add_flag("--show-sample", a.show_sample, "Print the first sample as text");
+  command.add_option("--samples", a.samples, "Samples to use, the first of the file")
       ->check(CLI::Range(1, 1 << 30))
-      ->capture_default_str()
+      ->default_str("128")
       ->type_name("N");
-  command.add_option("--sequence-length", a.calibration.size.sequence_length, "Tokens to which a sample is cut")
+  command.add_option("--sequence-length", a.sequence_length, "Tokens to which a sample is cut")
       ->check(CLI::Range(1, 1 << 24))
-      ->capture_default_str()
+      ->default_str("2048")
       ->type_name("N");
+}
+
+/// The layers, their grids and how they are solved.
+inline void add_solve_options(CLI::App& command, quantize_arguments& a) {
   command
       .add_option("--preset", a.preset,
                   "Start from: default; best, closest to the float model for two to three times the time; parity, the "
                   "public reference's way")
-      ->check(CLI::IsMember({"default", "best", "parity"}))
-      ->capture_default_str()
+      ->check(CLI::IsMember(std::vector<std::string>(gptq::preset_names.begin(), gptq::preset_names.end())))
+      ->default_str("default")
       ->type_name("NAME");
-  command.add_option("--bits", a.spec.bits, "Width of the codes: 2, 3, 4, 8")->capture_default_str()->type_name("N");
-  command.add_option("--group-size", a.spec.group_size, "Inputs that share a scale; -1 for a whole row")
-      ->capture_default_str()
+  command.add_option("--bits", a.bits, "Width of the codes: 2, 3, 4, 8")->default_str("4")->type_name("N");
+  command.add_option("--group-size", a.group_size, "Inputs that share a scale; -1 for a whole row")
+      ->default_str("128")
       ->type_name("N");
-  command.add_flag("--sym,!--no-sym", a.spec.sym, "Symmetric grid (the default), or one with zero points");
+  add_switch(command, "--sym,!--no-sym", a.sym, "Symmetric grid (the default), or one with zero points");
   command
       .add_option("--order", a.order,
                   "Order of the columns: natural, desc_act, group_aware; default: group_aware, with parity natural")
       ->check(CLI::IsMember({"natural", "desc_act", "group_aware"}))
       ->type_name("NAME");
-  command.add_flag("--static-groups", a.spec.static_groups, "Fix the grids before the pass (not with group_aware)");
+  add_switch(command, "--static-groups", a.static_groups, "Fix the grids before the pass (not with group_aware)");
   command
       .add_option(
           "--dynamic", a.rules.dynamic,
@@ -108,7 +146,7 @@ inline void add_options(CLI::App& command, quantize_arguments& a) {
   command.add_option("--bits-for", a.rules.bits_for, "Width of some layers: short for a rule +:regex (repeatable)")
       ->allow_extra_args(false)
       ->type_name("REGEX=N");
-  command.add_flag("--lm-head", a.lm_head, "Quantize the output head too, where it is not tied to the embedding");
+  add_switch(command, "--lm-head", a.lm_head, "Quantize the output head too, where it is not tied to the embedding");
   command
       .add_option("--damp-percent", a.damp_percent, "Damping as a fraction of the mean diagonal, 0 to 1; default 0.01")
       ->type_name("X");
@@ -132,6 +170,10 @@ inline void add_options(CLI::App& command, quantize_arguments& a) {
   command.add_option("--sweeps", a.sweeps, "Times that every code is chosen anew; default 0, with best 2")
       ->check(CLI::Range(0, 100))
       ->type_name("N");
+}
+
+/// What the result is written as.
+inline void add_format_options(CLI::App& command, quantize_arguments& a) {
   command
       .add_option("--format", a.format, "gptq, gptq_v2 or compressed-tensors; default: gptq, without symmetry gptq_v2")
       ->check(CLI::IsMember(gptq::format_names()))
@@ -139,20 +181,29 @@ inline void add_options(CLI::App& command, quantize_arguments& a) {
   command
       .add_option("--dtype", a.dtype, "keep: tensors that are not quantized stay as they are; float16: convert them")
       ->check(CLI::IsMember({"keep", "float16"}))
-      ->capture_default_str()
+      ->default_str("keep")
       ->type_name("NAME");
-  command.add_flag("--all-layers", a.all_layers,
-                   "Quantize also what the family keeps in float because engines can't load it (TeleChat2)");
+  add_switch(command, "--all-layers", a.all_layers,
+             "Quantize also what the family keeps in float because engines can't load it (TeleChat2)");
   command.add_option("--as", a.as, "llama: write TeleChat2 as the Llama checkpoint that computes the same")
       ->check(CLI::IsMember({"llama"}))
       ->type_name("NAME");
-  command.add_flag("--true-sequential,!--no-true-sequential", a.true_sequential,
-                   "Each stage of a block sees the quantized stages before it (the default), or only the blocks do");
+  add_switch(command, "--true-sequential,!--no-true-sequential", a.true_sequential,
+             "Each stage of a block sees the quantized stages before it (the default), or only the blocks do");
   command.add_option("--shard-size", a.shard_size, "Largest file of weights: 4GB, 500MB, 2GiB, bytes")
-      ->capture_default_str()
+      ->default_str("4GB")
       ->type_name("SIZE");
   add_engine_options(command, a.engines);
+}
+
+/// How the run goes, and what it tells.
+inline void add_run_options(CLI::App& command, quantize_arguments& a) {
   add_compute_options(command, a.compute);
+  command
+      .add_option("--micro-batch", a.micro_batch,
+                  "Tokens that are worked on together; planned from the memory there is if not given")
+      ->check(CLI::Range(1, 1 << 30))
+      ->type_name("N");
   command
       .add_option("--report", a.report,
                   "Write a report of the run: as JSON, or as a page to look at, as the ending says")
@@ -172,65 +223,92 @@ inline void add_options(CLI::App& command, quantize_arguments& a) {
   command.add_flag("--allow-fallback", a.allow_fallback, "Exit with 0 even if layers fell back");
 }
 
-/// The shortest decimal that reads as this float: 0.01f is to be reported as 0.01.
-inline double as_written(float x) { return std::stod(fmt::format("{}", x)); }
+inline void add_options(CLI::App& command, quantize_arguments& a) {
+  add_files(command, a);
+  add_calibration_options(command, a);
+  add_solve_options(command, a);
+  add_format_options(command, a);
+  add_run_options(command, a);
+}
 
-/// The options of a run: a preset, overridden by what was given. Throws usage_error naming an option.
-inline gptq::pipeline_options resolve(quantize_arguments const& a) {
-  gptq::preset const& preset = a.preset == "parity" ? gptq::parity_preset
-                               : a.preset == "best" ? gptq::best_preset
-                                                    : gptq::default_preset;
-  gptq::pipeline_options o;
-  o.spec = a.spec;
-  o.spec.order = preset.order;
-  for (std::size_t i = 0; a.order && i < order_names.size(); ++i)
-    if (*a.order == order_names[i]) o.spec.order = static_cast<gptq::column_order>(i);
+template <class T>
+void override_with(std::optional<T> const& given, T& setting) {
+  if (given) setting = *given;
+}
+
+/// "group_size must be …", which begins with the name of a setting, as an error of its option.
+[[noreturn]] inline void refuse_setting(std::string const& reason) {
+  std::size_t const space = reason.find(' ');
+  std::string option = "--" + reason.substr(0, space);
+  std::replace(option.begin(), option.end(), '_', '-');
+  throw usage_error(option + ":" + reason.substr(space));
+}
+
+/// Spec and solve as given.
+inline void override_solve(quantize_arguments const& a, gptq::recipe& r) {
+  override_with(a.bits, r.spec.bits);
+  override_with(a.group_size, r.spec.group_size);
+  override_with(a.sym, r.spec.sym);
+  override_with(a.static_groups, r.spec.static_groups);
+  if (a.order)
+    for (auto const order :
+         {gptq::column_order::natural, gptq::column_order::desc_act, gptq::column_order::group_aware})
+      if (*a.order == to_string(order)) r.spec.order = order;
+  override_with(a.damp_percent, r.quantize.damp_percent);
+  override_with(a.mse, r.quantize.grid.mse);
+  override_with(a.target_shift, r.shift.target);
+  override_with(a.residual_shift, r.shift.residual);
+  override_with(a.refit, r.quantize.refit);
+  override_with(a.sweeps, r.quantize.sweeps);
+}
+
+/// Calibration, engines, and how the result is written, as given.
+inline void override_rest(quantize_arguments const& a, gptq::recipe& r) {
+  override_with(a.calibration_format, r.calibration.format);
+  override_with(a.chat_format, r.calibration.chat_format);
+  override_with(a.samples, r.calibration.samples);
+  override_with(a.sequence_length, r.calibration.sequence_length);
+  override_with(a.lm_head, r.lm_head);
+  override_with(a.all_layers, r.all_layers);
+  if (a.as) r.as_llama = *a.as == "llama";
+  if (a.dtype) r.to_float16 = *a.dtype == "float16";
+  override_with(a.true_sequential, r.true_sequential);
+  if (a.shard_size) r.shard_size = parse_size("--shard-size", *a.shard_size);
+  override_with(a.micro_batch, r.micro_batch);
+  if (!a.engines.names.empty()) r.engines = a.engines.names;
+  override_with(a.engines.tensor_parallel, r.tensor_parallel);
+}
+
+/// The settings of a run: a recipe or a preset, overridden by what was given. Throws usage_error naming an option, or
+/// format_error naming a file.
+inline gptq::recipe resolve(quantize_arguments const& a) {
+  gptq::recipe r = a.recipe.empty() ? gptq::recipe() : gptq::read_recipe(a.recipe);
+  bool const usual_format = r.format == gptq::default_format(r);
+  if (a.preset) apply_preset(r, *a.preset);
+  override_solve(a, r);
+  override_rest(a, r);
   try {
-    gptq::check_spec(o.spec);
-  } catch (gptq::shape_error const& e) {  // "group_size must be …": begins with the name of the member
-    std::string const reason = e.what();
-    std::size_t const space = reason.find(' ');
-    std::string option = "--" + reason.substr(0, space);
-    std::replace(option.begin(), option.end(), '_', '-');
-    throw usage_error(option + ":" + reason.substr(space));
+    gptq::check_recipe(r);
+  } catch (gptq::shape_error const& e) {
+    refuse_setting(e.what());
   }
+  if (a.rules.any()) r.dynamic = resolve_rules(a.rules, r.spec);
+  if (a.format)
+    r.format = *gptq::find_format(*a.format);
+  else if (usual_format)
+    r.format = gptq::default_format(r);
+  if (a.recipe.empty() || a.preset || a.sym || a.format || a.rules.any())
+    r.quantize.grid.nonzero_zeros = gptq::needs_nonzero_zeros(r);
+  return r;
+}
 
-  o.dynamic = resolve_rules(a.rules, o.spec);
-  o.lm_head = a.lm_head;
-
-  o.quantize = preset.options;
-  if (a.damp_percent) {
-    if (!(*a.damp_percent > 0 && *a.damp_percent < 1))
-      throw usage_error(fmt::format("--damp-percent: must lie between 0 and 1, not be {}", *a.damp_percent));
-    o.quantize.damp_percent = *a.damp_percent;
-  }
-  if (a.mse) {
-    if (!(*a.mse == 0 || (*a.mse >= 0.1f && *a.mse <= 16)))
-      throw usage_error(fmt::format("--mse: must be 0, or an exponent from 0.1 to 16, not {}", *a.mse));
-    o.quantize.grid.mse = *a.mse;
-  }
-  auto const fraction = [](char const* option, std::optional<double> given, double preset_value) {
-    double const x = given.value_or(preset_value);
-    if (!(x >= 0 && x <= 1)) throw usage_error(fmt::format("{}: must lie between 0 and 1, not be {}", option, x));
-    return x;
-  };
-  o.shift = {fraction("--target-shift", a.target_shift, preset.shift.target),
-             fraction("--residual-shift", a.residual_shift, preset.shift.residual)};
-  o.quantize.refit = a.refit.value_or(preset.options.refit);
-  o.quantize.sweeps = a.sweeps.value_or(preset.options.sweeps);
-  bool const sym = o.spec.sym && std::all_of(o.dynamic.begin(), o.dynamic.end(),
-                                             [](auto const& rule) { return rule.sym.value_or(true); });
-  o.format = sym ? gptq::checkpoint_format::gptq : gptq::checkpoint_format::gptq_v2;
-  if (a.format) o.format = *gptq::find_format(*a.format);
-  if (!sym) gptq::constrain(o.format, o.quantize.grid);
-  o.true_sequential = a.true_sequential;
-  o.all_layers = a.all_layers;
-  o.as_llama = a.as == "llama";
-  o.to_float16 = a.dtype == "float16";
-  o.shard_size = parse_size("--shard-size", a.shard_size);
-  o.overwrite = a.overwrite;
-  o.count_codes = !a.report.empty();
-  return o;
+/// What to read for calibration.
+inline calibration_request calibration_of(quantize_arguments const& a, gptq::recipe const& r) {
+  return {.file = a.calibration,
+          .format = r.calibration.format,
+          .chat_format = r.calibration.chat_format,
+          .show_sample = a.show_sample,
+          .size = {.samples = r.calibration.samples, .sequence_length = r.calibration.sequence_length}};
 }
 
 }  // namespace app

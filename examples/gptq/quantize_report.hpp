@@ -8,8 +8,9 @@
 #include "quantize_options.hpp"
 
 #include <gptq/io/json.hpp>
-#include <gptq/model/family.hpp>
+#include <gptq/quantize/job.hpp>
 #include <gptq/quantize/pipeline_types.hpp>
+#include <gptq/quantize/recipe_json.hpp>
 #include <gptq/version.hpp>
 
 #include <fmt/format.h>
@@ -27,7 +28,7 @@ namespace app {
 /// A run that has ended, with everything that its report tells.
 struct quantize_run {
   quantize_arguments const& arguments;
-  gptq::pipeline_options const& options;
+  gptq::job const& job;
   gptq::calibration_set const& calibration;
   gptq::pipeline_report report;
   std::vector<std::string> warnings;
@@ -88,37 +89,37 @@ inline gptq::json to_json(gptq::linear_record const& l) {
           {"detail", r.detail}};
 }
 
-inline gptq::json options_json(quantize_arguments const& a, gptq::pipeline_options const& o) {
-  return {{"preset", a.preset},
-          {"bits", o.spec.bits},
-          {"group_size", o.spec.group_size},
-          {"sym", o.spec.sym},
-          {"order", order_names[static_cast<std::size_t>(o.spec.order)]},
-          {"static_groups", o.spec.static_groups},
-          {"dynamic", to_json(o.dynamic)},
-          {"lm_head", o.lm_head},
-          {"engines", a.engines.names},
-          {"tensor_parallel", a.engines.tensor_parallel},
-          {"damp_percent", o.quantize.damp_percent},
-          {"mse", as_written(o.quantize.grid.mse)},
-          {"target_shift", o.shift.target},
-          {"residual_shift", o.shift.residual},
-          {"refit", o.quantize.refit},
-          {"sweeps", o.quantize.sweeps},
-          {"round_scales", o.quantize.grid.round_scales},
-          {"nonzero_zeros", o.quantize.grid.nonzero_zeros},
-          {"reference_range", o.quantize.grid.reference_range},
-          {"reference_dead", o.quantize.reference_dead},
-          {"format", to_string(o.format)},
-          {"dtype", a.dtype},
-          {"all_layers", o.all_layers},
-          {"as", a.as.empty() ? gptq::json() : gptq::json(a.as)},
-          {"true_sequential", o.true_sequential},
-          {"shard_size", o.shard_size},
+inline gptq::json options_json(quantize_arguments const& a, gptq::recipe const& r) {
+  return {{"preset", r.preset},
+          {"bits", r.spec.bits},
+          {"group_size", r.spec.group_size},
+          {"sym", r.spec.sym},
+          {"order", to_string(r.spec.order)},
+          {"static_groups", r.spec.static_groups},
+          {"dynamic", to_json(r.dynamic)},
+          {"lm_head", r.lm_head},
+          {"engines", r.engines},
+          {"tensor_parallel", r.tensor_parallel},
+          {"damp_percent", r.quantize.damp_percent},
+          {"mse", gptq::as_decimal(r.quantize.grid.mse)},
+          {"target_shift", r.shift.target},
+          {"residual_shift", r.shift.residual},
+          {"refit", r.quantize.refit},
+          {"sweeps", r.quantize.sweeps},
+          {"round_scales", r.quantize.grid.round_scales},
+          {"nonzero_zeros", r.quantize.grid.nonzero_zeros},
+          {"reference_range", r.quantize.grid.reference_range},
+          {"reference_dead", r.quantize.reference_dead},
+          {"format", to_string(r.format)},
+          {"dtype", r.to_float16 ? "float16" : "keep"},
+          {"all_layers", r.all_layers},
+          {"as", r.as_llama ? gptq::json("llama") : gptq::json()},
+          {"true_sequential", r.true_sequential},
+          {"shard_size", r.shard_size},
           {"device", a.compute.device},
           {"device_memory", a.compute.device_memory.empty() ? gptq::json() : gptq::json(device_memory(a.compute))},
           {"threads", thread_count()},
-          {"overwrite", o.overwrite},
+          {"overwrite", a.overwrite},
           {"allow_fallback", a.allow_fallback}};
 }
 
@@ -152,10 +153,12 @@ inline gptq::json to_json(quantize_run const& run) {
   return {{"versions", {{"gptq", GPTQ_VERSION}, {"eigen", eigen_version()}, {"compiler", __VERSION__}}},
           {"model", run.arguments.model},
           {"output", run.arguments.output},
-          {"options", options_json(run.arguments, run.options)},
-          {"calibration", calibration_json(run.arguments.calibration, run.calibration)},
+          {"recipe", to_json(run.job.asked())},
+          {"options", options_json(run.arguments, run.job.asked())},
+          {"calibration", calibration_json(calibration_of(run.arguments, run.job.asked()), run.calibration)},
           {"linears", std::move(linears)},
           {"kept_float", run.report.kept_float},
+          {"unread_tensors", run.report.unread},
           {"statuses", count_statuses(run.report)},
           {"fallbacks", run.report.fallbacks()},
           {"warnings", run.warnings},

@@ -18,13 +18,11 @@ TEST_CASE("cuda pipeline: where memory is short it goes on with less, and says s
 TEST_CASE("cuda pipeline: states in pinned host memory and a budget change no bit of the result") {
   test::temp_dir const dir;
   auto const run = [&](char const* name, bool on_host, std::size_t budget) {
-    gptq::pipeline_options options;
-    options.activations.micro_batch = 300;
-    options.activations.on_host = on_host;
-    options.activations.keep_bytes = 0;
+    gptq::run_options options;
+    options.memory = {.micro_batch = 300, .keep_bytes = 0, .on_host = on_host};
     gptq::cuda_model_backend b({.memory_budget = budget});
     auto const report =
-        gptq::quantize_model(b, test::bundled_model(), dir / name, test::random_calibration(24), options);
+        gptq::quantize_model(b, test::bundled_model(), dir / name, test::random_calibration(24), {}, options);
     CHECK(report.warnings.empty());
     if (budget) CHECK(b.peak_memory() <= budget);
   };

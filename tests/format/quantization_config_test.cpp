@@ -173,7 +173,7 @@ TEST_CASE("both files are written with the same settings; config.json keeps its 
   json const config = json::parse(R"({"z": 1, "quantization_config": null, "a": 2})");
   gptq::quantization_config c;
   c.base.bits = 2;
-  gptq::write_quantization_config(dir.path(), config, c);
+  gptq::write_settings(dir.path(), gptq::quantization_files(config, c));
   json const written = gptq::read_json(dir / "config.json");
   CHECK(written.begin().key() == "z");
   CHECK(written.at("quantization_config") == gptq::read_json(dir / "quantize_config.json"));

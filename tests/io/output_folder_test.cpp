@@ -180,5 +180,6 @@ TEST_CASE("too little disk space is refused with both figures", "[output]") {
   place const dir;
   output_folder const out(dir / "out", dir.source(), false);
   CHECK_NOTHROW(out.check_space(1));
-  CHECK_THAT(message_of([&] { out.check_space(std::uint64_t{1} << 60); }), test::contains("1152921504607 MB needed"));
+  CHECK_THAT(message_of([&] { out.check_space(std::uint64_t{1} << 60); }),
+             test::contains("1152921504606846976 bytes needed"));
 }

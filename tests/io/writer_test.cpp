@@ -3,6 +3,7 @@
 #include <gptq/io/reader.hpp>
 
 #include "support/files.hpp"
+#include "support/tensor_list.hpp"
 
 #include <sys/resource.h>
 
@@ -23,7 +24,7 @@ std::string text_of(gptq::tensor_view const& t) {
   return {reinterpret_cast<char const*>(t.bytes.data()), t.bytes.size()};
 }
 
-void add(checkpoint_writer& w, std::string const& name, dtype type, std::int64_t count, char fill) {
+void add(test::tensor_list& w, std::string const& name, dtype type, std::int64_t count, char fill) {
   w.add(name, type, {count}, bytes(std::string(static_cast<std::size_t>(count) * gptq::size_of(type), fill)));
 }
 
@@ -43,21 +44,32 @@ struct file_size_limit {
   rlimit before{};
 };
 
+/// A writer of one tensor of bytes each.
+gptq::shard_layout bytes_layout(std::vector<std::pair<std::string, std::int64_t>> const& sizes,
+                                gptq::shard_options const& options) {
+  std::vector<gptq::tensor_outline> tensors;
+  for (auto const& [name, size] : sizes) tensors.push_back({name, dtype::u8, {size}});
+  return gptq::shard_layout(std::move(tensors), options);
+}
+
+void put(checkpoint_writer& w, std::string const& name, std::size_t size, char fill = 'x') {
+  w.add(name, dtype::u8, {static_cast<std::int64_t>(size)}, bytes(std::string(size, fill)));
+}
+
 }  // namespace
 
 TEST_CASE("what was written is read back, every type and shape", "[writer]") {
   test::temp_dir const dir;
   dir.write("config.json", "{}");
   {
-    checkpoint_writer w(dir.path(), 1 << 20);
+    test::tensor_list w;
     add(w, "u8", dtype::u8, 3, 'a');
     add(w, "half", dtype::f16, 5, 'b');
     w.add("scalar", dtype::f64, {}, bytes("12345678"));
     w.add("none", dtype::bf16, {0, 4}, {});
     w.add("words", dtype::i32, {2, 1}, bytes("ABCDEFGH"));
     add(w, "half2", dtype::bf16, 1, 'c');
-    CHECK(w.total_size() == 3 + 10 + 8 + 8 + 2);
-    w.finish();
+    w.write(dir.path());
   }
   CHECK(test::listing(dir.path()) == std::vector<std::string>{"config.json", "model.safetensors"});
   gptq::checkpoint_reader const r(dir.path());
@@ -76,13 +88,13 @@ TEST_CASE("data are aligned: header padded to 8, wide elements first, arrival or
   test::temp_dir const dir;
   dir.write("config.json", "{}");
   {
-    checkpoint_writer w(dir.path(), 1 << 20);
+    test::tensor_list w;
     add(w, "c", dtype::u8, 3, 'a');
     add(w, "b", dtype::f16, 3, 'b');
     add(w, "a", dtype::i32, 3, 'c');
     add(w, "B", dtype::bf16, 3, 'd');
     add(w, "d", dtype::i64, 1, 'e');
-    w.finish();
+    w.write(dir.path());
   }
   std::string const file = test::read_text(dir / "model.safetensors");
   std::uint64_t n = 0;
@@ -100,14 +112,14 @@ TEST_CASE("with room for the header, what keeps the rest aligned is written in p
   test::temp_dir const dir;
   dir.write("config.json", "{}");
   {
-    checkpoint_writer w(dir.path(), 60, {}, room);
+    test::tensor_list w;
     add(w, "a", dtype::f16, 3, 'a');
     add(w, "b", dtype::u8, 8, 'b');
     add(w, "c", dtype::i32, 3, 'c');
     add(w, "d", dtype::f16, 8, 'd');
     add(w, "e", dtype::u8, 3, 'e');
     add(w, "f", dtype::f16, 8, 'f');  // in a shard of its own
-    w.finish();
+    w.write(dir.path(), {.shard_size = 60, .header_room = room});
   }
   std::string const file = test::read_text(dir / "model-00001-of-00002.safetensors");
   std::uint64_t n = 0;
@@ -125,9 +137,9 @@ TEST_CASE("with room for the header, what keeps the rest aligned is written in p
 TEST_CASE("headers of every length are padded", "[writer]") {
   for (std::size_t length = 1; length <= 8; ++length) {
     test::temp_dir const dir;
-    checkpoint_writer w(dir.path(), 100);
+    test::tensor_list w;
     add(w, std::string(length, 'n'), dtype::f64, 1, 'x');
-    w.finish();
+    w.write(dir.path());
     std::string const file = test::read_text(dir / "model.safetensors");
     CHECK(file[0] % 8 == 0);
     CHECK(file.substr(file.size() - 8) == "xxxxxxxx");
@@ -139,12 +151,12 @@ TEST_CASE("shards are closed before they pass their size, and an index lists the
   test::temp_dir const dir;
   dir.write("config.json", "{}");
   {
-    checkpoint_writer w(dir.path(), 10, {{"embed", "head"}});
+    test::tensor_list w;
     add(w, "a", dtype::u8, 6, 'a');
     add(w, "b", dtype::u8, 4, 'b');   // exactly full
     add(w, "c", dtype::u8, 25, 'c');  // larger than a shard
     add(w, "d", dtype::u8, 1, 'd');
-    w.finish();
+    w.write(dir.path(), {.shard_size = 10, .metadata = {{"embed", "head"}}});
   }
   CHECK(test::listing(dir.path()) ==
         std::vector<std::string>{"config.json", "model-00001-of-00003.safetensors", "model-00002-of-00003.safetensors",
@@ -165,9 +177,9 @@ TEST_CASE("a model copied tensor by tensor holds the same tensors", "[writer]") 
   gptq::checkpoint_reader const source(test::bundled_model());
   std::filesystem::copy_file(test::bundled_model() / "config.json", dir / "config.json");
   {
-    checkpoint_writer w(dir.path(), 500'000);
+    test::tensor_list w;
     for (auto const& name : source.names()) w.add(source.at(name));
-    w.finish();
+    w.write(dir.path(), {.shard_size = 500'000});
   }
   gptq::checkpoint_reader const copy(dir.path());
   REQUIRE(copy.names().size() == source.names().size());
@@ -179,65 +191,115 @@ TEST_CASE("a model copied tensor by tensor holds the same tensors", "[writer]") 
   }
 }
 
+TEST_CASE("tensors are written in any order, in place, and no other file is made", "[writer]") {
+  test::temp_dir const dir;
+  auto const plan = bytes_layout({{"a", 8}, {"b", 3}, {"c", 16}, {"d", 5}}, {.shard_size = 27, .header_room = 512});
+  REQUIRE(plan.shards().size() == 2);
+  CHECK(plan.total_size() == 32);
+  {
+    checkpoint_writer w(dir.path(), plan);
+    put(w, "d", 5, 'd');
+    CHECK(test::listing(dir.path()) == std::vector<std::string>{plan.shards()[1].name});
+    put(w, "b", 3, 'b');
+    put(w, "c", 16, 'c');
+    put(w, "a", 8, 'a');
+    w.finish();
+  }
+  dir.write("config.json", "{}");
+  std::uint64_t bytes_on_disk = plan.index().size();
+  for (auto const& shard : plan.shards()) {
+    CHECK(std::filesystem::file_size(dir / shard.name) == shard.size);
+    bytes_on_disk += shard.size;
+  }
+  CHECK(plan.file_bytes() == bytes_on_disk);
+  CHECK(test::read_text(dir / "model.safetensors.index.json") == plan.index());
+  gptq::checkpoint_reader const r(dir.path());
+  CHECK(r.names() == std::vector<std::string>{"a", "c", "b", "d"});
+  for (std::string const& name : r.names()) {
+    auto const& t = plan.tensors()[plan.find(name)];
+    CHECK(text_of(r.at(name)) == std::string(t.bytes, name[0]));
+    CHECK(test::read_text(dir / plan.shards()[t.shard].name).substr(t.offset, t.bytes) == text_of(r.at(name)));
+  }
+}
+
+TEST_CASE("a folder without tensors has one file, with a header", "[writer]") {
+  test::temp_dir const dir;
+  dir.write("config.json", "{}");
+  gptq::write_checkpoint(dir.path(), {});
+  CHECK(gptq::checkpoint_reader(dir.path()).names().empty());
+}
+
 TEST_CASE("a writer that is destroyed before finish leaves nothing", "[writer]") {
   test::temp_dir const dir;
   {
-    checkpoint_writer w(dir.path(), 10);
-    add(w, "a", dtype::u8, 8, 'a');
-    add(w, "b", dtype::f16, 4, 'b');
-    add(w, "c", dtype::u8, 8, 'c');
-    CHECK(test::listing(dir.path()).size() >= 3);
+    checkpoint_writer w(dir.path(), bytes_layout({{"a", 8}, {"b", 8}, {"c", 8}}, {.shard_size = 10}));
+    put(w, "a", 8);
+    put(w, "b", 8);
+    CHECK(test::listing(dir.path()).size() == 2);
   }
   CHECK(test::listing(dir.path()).empty());
 }
 
 TEST_CASE("a disk that fills up is an error that names the file, and nothing is left", "[writer]") {
   test::temp_dir const dir;
-  auto const limit = static_cast<rlim_t>(
-      GENERATE(0, 1000, 4100, 9000));  // in the data, in the copy behind the header, in a later shard
-  auto const room = static_cast<std::size_t>(GENERATE(0, 8, 512));
+  auto const limit = static_cast<rlim_t>(GENERATE(0, 100, 3000, 9000));  // in a header, in the data, in a later shard
+  auto const room = static_cast<std::size_t>(GENERATE(0, 512));
   std::string what;
   {
-    checkpoint_writer w(dir.path(), 4096, {}, room);
-    std::string const data(2048, 'x');
+    checkpoint_writer w(dir.path(), bytes_layout({{"t0", 2048}, {"t1", 2048}, {"t2", 2048}, {"large", 10000}},
+                                                 {.shard_size = 4096, .header_room = room}));
     file_size_limit const full(limit);
     what = message_of([&] {
-      for (int i = 0; i < 4; ++i) w.add("t" + std::to_string(i), dtype::u8, {2048}, bytes(data));
-      w.add("large", dtype::u8, {10000}, bytes(std::string(10000, 'y')));
+      for (char const* const name : {"t0", "t1", "t2"}) put(w, name, 2048);
+      put(w, "large", 10000);
       w.finish();
     });
   }
-  CHECK_THAT(what, test::contains(dir.path().string()) && test::contains(".tmp: can't write: File too large"));
+  CHECK_THAT(what, test::contains(dir.path().string()) && test::contains(".safetensors: can't write: File too large"));
   CHECK(test::listing(dir.path()).empty());
 }
 
 TEST_CASE("a write error in the index leaves nothing either", "[writer]") {
   test::temp_dir const dir;
+  std::vector<std::pair<std::string, std::int64_t>> sizes;
+  for (int i = 0; i < 30; ++i) sizes.emplace_back("tensor number " + std::to_string(i), 1);
   {
-    checkpoint_writer w(dir.path(), 1);
-    for (int i = 0; i < 30; ++i) add(w, "tensor number " + std::to_string(i), dtype::u8, 1, 'x');
+    checkpoint_writer w(dir.path(), bytes_layout(sizes, {.shard_size = 1}));
+    for (auto const& [name, size] : sizes) put(w, name, 1);
     file_size_limit const full(1000);
     CHECK_THAT(message_of([&] { w.finish(); }), test::contains("model.safetensors.index.json: can't write"));
   }
   CHECK(test::listing(dir.path()).empty());
 }
 
+TEST_CASE("what can't be laid out is refused", "[writer]") {
+  CHECK_THROWS_AS(bytes_layout({}, {.shard_size = 0}), gptq::shape_error);
+  CHECK_THAT(message_of([] { bytes_layout({{"a", 1}, {"a", 1}}, {}); }), test::contains("'a' can't be written twice"));
+  CHECK_THAT(message_of([] { bytes_layout({{"__metadata__", 1}}, {}); }), test::contains("__metadata__"));
+  CHECK_THAT(message_of([] { bytes_layout({{"\xff", 1}}, {}); }), test::contains("UTF-8"));
+  CHECK_THAT(message_of<gptq::shape_error>([] {
+               bytes_layout({{"a", -1}}, {});
+             }),
+             test::contains("[-1] is impossible"));
+}
+
 TEST_CASE("misuse of the writer is refused", "[writer]") {
   test::temp_dir const dir;
-  CHECK_THROWS_AS(checkpoint_writer(dir.path(), 0), gptq::shape_error);
-  CHECK_THAT(message_of([&] { checkpoint_writer(dir / "none", 10); }), test::contains("can't write into it"));
+  auto const plan = bytes_layout({{"a", 1}, {"b", 2}}, {});
+  CHECK_THAT(message_of([&] { checkpoint_writer(dir / "none", plan); }), test::contains("can't write into it"));
   {
-    checkpoint_writer w(dir.path(), 10);
-    add(w, "a", dtype::u8, 1, 'a');
-    CHECK_THAT(message_of([&] { add(w, "a", dtype::u8, 1, 'a'); }), test::contains("'a' can't be written twice"));
-    CHECK_THAT(message_of([&] { add(w, "__metadata__", dtype::u8, 1, 'a'); }), test::contains("__metadata__"));
-    CHECK_THAT(message_of<gptq::shape_error>([&] { w.add("b", dtype::f32, {2}, bytes("1234")); }),
+    checkpoint_writer w(dir.path(), plan);
+    put(w, "a", 1);
+    CHECK_THAT(message_of([&] { put(w, "a", 1); }), test::contains("'a' can't be written twice"));
+    auto const refusal = [&](auto&& f) { return message_of<gptq::shape_error>(f); };
+    CHECK_THAT(refusal([&] { put(w, "c", 1); }), test::contains("'c' was not planned"));
+    CHECK_THAT(refusal([&] { put(w, "b", 3); }), test::contains("'b' was planned as [2] of U8, not [3] of U8"));
+    CHECK_THAT(refusal([&] { w.add("b", dtype::f32, {2}, bytes("1234")); }),
                test::contains("4 bytes do not fit shape [2] of F32"));
-    add(w, "\xff", dtype::u8, 1, 'a');
-    CHECK_THAT(message_of([&] { w.finish(); }), test::contains("UTF-8"));
+    CHECK_THAT(refusal([&] { w.finish(); }), test::contains("'b' was planned and not written"));
   }
   CHECK(test::listing(dir.path()).empty());
   dir.write("model.safetensors", "x");
-  CHECK_THAT(message_of([&] { checkpoint_writer(dir.path(), 10); }),
+  CHECK_THAT(message_of([&] { checkpoint_writer(dir.path(), plan); }),
              test::contains("model.safetensors: already exists"));
 }

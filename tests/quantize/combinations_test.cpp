@@ -25,7 +25,7 @@ TEST_CASE("pipeline: every spec that is not allowed is refused before any work")
   gptq::host_model_backend b;
   auto const refusal = [&](quant_spec const& spec) {
     test::temp_dir const dir;
-    gptq::pipeline_options options;
+    gptq::recipe options;
     options.spec = spec;
     try {
       gptq::quantize_model(b, model, dir / "out", samples, options);

@@ -15,15 +15,15 @@ namespace {
 
 using gptq::index_t;
 
-gptq::pipeline_options small_groups() {
-  gptq::pipeline_options options;
+gptq::recipe small_groups() {
+  gptq::recipe options;
   options.spec.group_size = 32;
   return options;
 }
 
 /// How many layers a float folder has, and how it is quantized on the ids of its golden file.
 gptq::pipeline_report quantized(std::filesystem::path const& model, std::filesystem::path const& out,
-                                gptq::pipeline_options const& options) {
+                                gptq::recipe const& options) {
   gptq::host_model_backend b;
   auto samples = test::golden(model / "golden.safetensors").ids;
   for (auto& more : test::random_samples({96, 50, 70}, 512, 3)) samples.push_back(std::move(more));

@@ -27,13 +27,13 @@ class wrong_scales : public gptq::host_model_backend {
 };
 
 template <class Backend>
-gptq::evaluation quantized_bard(gptq::pipeline_options const& options) {
+gptq::evaluation quantized_bard(gptq::recipe const& asked, gptq::run_options const& options = {}) {
   auto const model = test::bundled_model();
   auto const tokenizer = gptq::tokenizer::from_file(model / "tokenizer.json");
   auto const set = gptq::read_lines(model / "calibration.txt", tokenizer, {.samples = 48, .sequence_length = 512});
   test::temp_dir const dir;
   Backend b;
-  auto const report = gptq::quantize_model(b, model, dir / "out", set.samples, options);
+  auto const report = gptq::quantize_model(b, model, dir / "out", set.samples, asked, options);
   CHECK(report.linears.size() == 28);
   CHECK(report.fallbacks() == 0);
   for (auto const& l : report.linears) CHECK(l.report.rel_loss < l.report.rel_loss_rtn);
@@ -57,10 +57,11 @@ TEST_CASE("pipeline: 4 bits of the bundled model diverge less than a peer's, and
 }
 
 TEST_CASE("pipeline: every group at once instead of one after the other gives a model as well", "[slow]") {
-  gptq::pipeline_options options;
-  options.true_sequential = false;
-  options.spec.sym = false;
-  options.format = gptq::checkpoint_format::gptq_v2;
-  options.activations.keep_bytes = 0;  // the inputs of the last group are computed twice
-  CHECK(*quantized_bard<gptq::host_model_backend>(options).kl < 0.0277);
+  gptq::recipe asked;
+  asked.true_sequential = false;
+  asked.spec.sym = false;
+  asked.format = gptq::checkpoint_format::gptq_v2;
+  gptq::run_options options;
+  options.memory.keep_bytes = 0;  // the inputs of the last group are computed twice
+  CHECK(*quantized_bard<gptq::host_model_backend>(asked, options).kl < 0.0277);
 }

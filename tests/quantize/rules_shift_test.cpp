@@ -12,12 +12,12 @@
 
 namespace {
 
-gptq::pipeline_options with_rules(char const* rules) {
-  gptq::pipeline_options options;
+gptq::recipe with_rules(char const* rules) {
+  gptq::recipe options;
   options.spec.group_size = -1;
   options.dynamic = gptq::parse_dynamic_rules(gptq::json::parse(rules), "rules");
   options.lm_head = true;
-  options.activations.micro_batch = 40;
+  options.micro_batch = 40;
   return options;
 }
 

@@ -115,14 +115,14 @@ void check_packed(std::filesystem::path const& path, ids const& prompt, index_t 
 }
 
 /// The bundled model quantized in a hurry.
-gptq::pipeline_options quick(gptq::quant_spec spec) {
-  gptq::pipeline_options options;
+gptq::recipe quick(gptq::quant_spec spec) {
+  gptq::recipe options;
   options.spec = spec;
   options.quantize.grid.mse = 0;
   if (!spec.sym) options.format = gptq::checkpoint_format::gptq_v2;
   return options;
 }
-void quantize_bundled(std::filesystem::path const& out, gptq::pipeline_options const& options) {
+void quantize_bundled(std::filesystem::path const& out, gptq::recipe const& options) {
   gptq::host_model_backend b;
   gptq::quantize_model(b, test::bundled_model(), out, test::random_samples({90, 60}, 1024, 4), options);
 }

@@ -13,7 +13,7 @@
 TEST_CASE("the example's block, from packed weights in a mapped file, gives the library's states", "[model]") {
   test::temp_dir const dir;
   gptq::host_model_backend b;
-  gptq::pipeline_options options;
+  gptq::recipe options;
   options.spec = {.bits = 4, .group_size = 128, .order = gptq::column_order::group_aware};
   gptq::quantize_model(b, test::bundled_model(), dir / "out", test::random_calibration(8), options);
 

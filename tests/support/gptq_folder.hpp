@@ -2,10 +2,10 @@
 #pragma once
 
 #include "support/temp_dir.hpp"
+#include "support/tensor_list.hpp"
 
 #include <gptq/format/formats.hpp>
 #include <gptq/format/quantization_config.hpp>
-#include <gptq/io/writer.hpp>
 #include <gptq/pack/pack.hpp>
 
 #include <cstdint>
@@ -55,13 +55,13 @@ struct gptq_folder {
 
   void write(std::filesystem::path const& folder) const {
     std::filesystem::create_directories(folder);
-    gptq::checkpoint_writer writer(folder, 1'000'000'000);
+    tensor_list writer;
     std::vector<gptq::float16> const embedding(128 * 4, gptq::to_float16(1));
     writer.add("model.embed_tokens.weight", gptq::dtype::f16, {4, 128}, std::as_bytes(std::span(embedding)));
     for (tiny_layer const& l : layers) add(writer, l);
     std::int32_t const one = 1;
     for (std::string const& name : integers) writer.add(name, gptq::dtype::i32, {1}, std::as_bytes(std::span(&one, 1)));
-    writer.finish();
+    writer.write(folder);
     gptq::json object = to_json(settings);
     for (auto const& key : without) object.erase(key);
     object.update(with);
@@ -73,7 +73,7 @@ struct gptq_folder {
   }
 
  private:
-  void add(gptq::checkpoint_writer& writer, tiny_layer const& l) const {
+  void add(tensor_list& writer, tiny_layer const& l) const {
     if (l.bias >= 0) {
       std::vector<gptq::float16> const bias(static_cast<std::size_t>(l.outputs), gptq::to_float16(l.bias));
       writer.add(l.name + ".bias", gptq::dtype::f16, {l.outputs}, std::as_bytes(std::span(bias)));
@@ -115,7 +115,7 @@ struct gptq_folder {
     raw(writer, l.name, p, l.qzeros == zero_tensor::none);
   }
 
-  static void raw(gptq::checkpoint_writer& writer, std::string const& name, gptq::packed_linear const& p,
+  static void raw(tensor_list& writer, std::string const& name, gptq::packed_linear const& p,
                   bool without_zeros = false) {
     auto const bytes = [](auto const& m) {
       return std::as_bytes(std::span(m.data(), static_cast<std::size_t>(m.size())));

@@ -62,7 +62,7 @@ class short_of_memory : public Backend {
 
 /// Folder to checkpoint; weights stay close to what they were, and every layer is better than rounding.
 template <class Backend>
-void check_bundled_model(Backend& b, gptq::pipeline_options options) {
+void check_bundled_model(Backend& b, gptq::recipe options) {
   temp_dir const dir;
   options.spec.group_size = 128;
   auto const report = gptq::quantize_model(b, bundled_model(), dir / "out", random_calibration(32), options);
@@ -96,13 +96,14 @@ void check_short_of_memory(int least_told) {
     CAPTURE(at);
     temp_dir const dir;
     short_of_memory<Backend> b;
-    gptq::pipeline_options options;
-    options.quantize.measure = false;
-    options.activations.micro_batch = 200;
-    options.activations.keep_bytes = 0;
+    gptq::recipe asked;
+    asked.quantize.measure = false;
+    asked.micro_batch = 200;
+    gptq::run_options options;
+    options.memory.keep_bytes = 0;
     b.refuse_at = at;
     try {
-      auto const report = gptq::quantize_model(b, bundled_model(), dir / "out", random_calibration(6), options);
+      auto const report = gptq::quantize_model(b, bundled_model(), dir / "out", random_calibration(6), asked, options);
       CHECK(report.linears.size() == 28);
       CHECK(gptq::model_weights(dir / "out").quantized() != nullptr);
       ++completed;
@@ -125,7 +126,7 @@ void check_every_spec(Backend& b, std::vector<std::vector<std::int32_t>> const& 
   for_each_spec({2, 3, 4, 8}, {-1, 16, 32, 64, 128}, [&](gptq::quant_spec const& spec) {
     if (!gptq::valid_static_groups(spec)) return;
     INFO(text(spec));
-    gptq::pipeline_options options;
+    gptq::recipe options;
     options.spec = spec;
     options.quantize.grid.mse = 0;  // the search for a range is tested elsewhere, and takes most of the time
     options.format = spec.sym || runs % 2 ? gptq::checkpoint_format::gptq : gptq::checkpoint_format::gptq_v2;

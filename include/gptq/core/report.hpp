@@ -17,12 +17,11 @@ enum class outcome : unsigned char {
   diag_floor,   ///< the diagonal had to be lifted
   rtn_no_data,  ///< no calibration token reached the layer: rounded to nearest
   rtn_not_pd,   ///< no factorization succeeded: rounded to nearest
-  kept_float,   ///< not quantized for a numerical reason
 };
 
 constexpr char const* to_string(outcome o) {
   constexpr char const* names[] = {"ok",         "few_tokens",  "factor_fp64", "damp_raised",
-                                   "diag_floor", "rtn_no_data", "rtn_not_pd",  "kept_float"};
+                                   "diag_floor", "rtn_no_data", "rtn_not_pd"};
   return names[static_cast<unsigned char>(o)];
 }
 

@@ -4,6 +4,7 @@
 #include <gptq/format/formats.hpp>
 #include <gptq/format/quantization_settings.hpp>
 #include <gptq/io/json.hpp>
+#include <gptq/io/output_file.hpp>
 
 #include <array>
 #include <filesystem>
@@ -12,6 +13,7 @@
 #include <string_view>
 #include <system_error>
 #include <utility>
+#include <vector>
 
 namespace gptq {
 inline namespace v0 {
@@ -78,13 +80,29 @@ inline std::optional<quantization_config> read_quantization_config(std::filesyst
   return found;
 }
 
-/// Writes `config` with the settings as its "quantization_config" to config.json, and the settings alone to
-/// the file that readers of the format also look into, if there is one.
-inline void write_quantization_config(std::filesystem::path const& folder, json config, quantization_config const& c) {
+/// A file of settings as it is written.
+struct settings_file {
+  std::string name;
+  std::string text;
+};
+
+/// `config` with the settings as its "quantization_config" as config.json, and the settings alone as the file that readers
+/// of the format also look into, if there is one.
+inline std::vector<settings_file> quantization_files(json config, quantization_config const& c) {
   config["quantization_config"] = to_json(c);
-  write_json(folder / "config.json", config);
+  std::vector<settings_file> files = {{"config.json", to_text(config)}};
   std::string_view const beside = with_format(c.format, [](auto f) { return f.settings_file; });
-  if (!beside.empty()) write_json(folder / beside, config.at("quantization_config"));
+  if (!beside.empty()) files.push_back({std::string(beside), to_text(config.at("quantization_config"))});
+  return files;
+}
+
+/// Writes such files into a folder. Throws format_error naming file and reason.
+inline void write_settings(std::filesystem::path const& folder, std::vector<settings_file> const& files) {
+  for (settings_file const& f : files) {
+    output_file out(folder / f.name);
+    out.write(f.text);
+    out.close();
+  }
 }
 
 }  // namespace v0

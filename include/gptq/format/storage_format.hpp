@@ -34,15 +34,6 @@ struct layer_outline {
   dtype scales = dtype::f16;
 };
 
-/// One tensor of a stored layer.
-struct tensor_outline {
-  std::string name;
-  dtype type = dtype::i32;
-  std::vector<std::int64_t> shape;
-
-  [[nodiscard]] std::uint64_t bytes() const { return byte_count(type, shape).value(); }
-};
-
 /// Why a format does not store a layer, without the layer's name, and what would be stored instead.
 struct format_refusal {
   std::string reason;

@@ -61,6 +61,11 @@ class file_mapping {
   }
   ~file_mapping() { unmap(); }
 
+  /// Gives the memory of pages that were read back to the system, which reads them again where they are asked for.
+  void release() const noexcept {
+    if (data_) ::madvise(const_cast<std::byte*>(data_), size_, MADV_DONTNEED);
+  }
+
   [[nodiscard]] std::filesystem::path const& file() const { return file_; }
   [[nodiscard]] std::span<std::byte const> bytes() const { return {data_, size_}; }
   [[nodiscard]] std::string_view text() const { return {reinterpret_cast<char const*>(data_), size_}; }

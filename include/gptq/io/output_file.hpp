@@ -13,12 +13,11 @@
 #include <span>
 #include <string_view>
 #include <utility>
-#include <vector>
 
 namespace gptq {
 inline namespace v0 {
 
-/// Creates a file that must not exist and appends to it. Unless close() was reached, the destructor removes the file.
+/// Creates a file that must not exist and writes to it. Unless close() was reached, the destructor removes the file.
 class output_file {
  public:
   output_file() = default;
@@ -26,14 +25,12 @@ class output_file {
       : file_(file), fd_(::open(file.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666)) {
     if (fd_ < 0) throw detail::file_error(file, "can't create", errno);
   }
-  output_file(output_file&& other) noexcept
-      : file_(std::move(other.file_)), fd_(std::exchange(other.fd_, -1)), size_(std::exchange(other.size_, 0)) {}
+  output_file(output_file&& other) noexcept : file_(std::move(other.file_)), fd_(std::exchange(other.fd_, -1)) {}
   output_file& operator=(output_file&& other) noexcept {
     if (this != &other) {
       discard();
       file_ = std::move(other.file_);
       fd_ = std::exchange(other.fd_, -1);
-      size_ = std::exchange(other.size_, 0);
     }
     return *this;
   }
@@ -41,7 +38,6 @@ class output_file {
 
   [[nodiscard]] bool is_open() const { return fd_ >= 0; }
   [[nodiscard]] std::filesystem::path const& file() const { return file_; }
-  [[nodiscard]] std::uint64_t size() const { return size_; }
 
   void write(std::span<std::byte const> bytes) {
     while (!bytes.empty()) {
@@ -50,33 +46,18 @@ class output_file {
       if (n < 0) throw detail::file_error(file_, "can't write", errno);
       if (n == 0) throw detail::file_error(file_, "can't write", ENOSPC);
       bytes = bytes.subspan(static_cast<std::size_t>(n));
-      size_ += static_cast<std::uint64_t>(n);
     }
   }
   void write(std::string_view text) { write(std::as_bytes(std::span(text.data(), text.size()))); }
 
-  /// Replaces what was written from the start of the file on.
-  void rewrite(std::string_view text) {
-    for (off_t done = 0; !text.empty();) {
-      ssize_t const n = ::pwrite(fd_, text.data(), text.size(), done);
+  /// Writes at that place, beyond what was written so far or over it.
+  void write_at(std::uint64_t offset, std::span<std::byte const> bytes) {
+    while (!bytes.empty()) {
+      ssize_t const n = ::pwrite(fd_, bytes.data(), bytes.size(), static_cast<off_t>(offset));
       if (n < 0 && errno == EINTR) continue;
       if (n <= 0) throw detail::file_error(file_, "can't write", n < 0 ? errno : ENOSPC);
-      text.remove_prefix(static_cast<std::size_t>(n));
-      done += static_cast<off_t>(n);
-    }
-  }
-
-  /// Appends everything written to `other`, from byte `first` of it on.
-  void append(output_file const& other, std::uint64_t first = 0) {
-    std::vector<std::byte> buffer(std::size_t{1} << 20);
-    for (std::uint64_t done = first; done < other.size_;) {
-      std::size_t const want =
-          std::size_t(std::uint64_t{buffer.size()} < other.size_ - done ? buffer.size() : other.size_ - done);
-      ssize_t const n = ::pread(other.fd_, buffer.data(), want, static_cast<off_t>(done));
-      if (n < 0 && errno == EINTR) continue;
-      if (n <= 0) throw detail::file_error(other.file_, "can't read back", n < 0 ? errno : EIO);
-      write(std::span(buffer).first(static_cast<std::size_t>(n)));
-      done += static_cast<std::uint64_t>(n);
+      bytes = bytes.subspan(static_cast<std::size_t>(n));
+      offset += static_cast<std::uint64_t>(n);
     }
   }
 
@@ -95,13 +76,11 @@ class output_file {
     if (fd_ < 0) return;
     ::close(std::exchange(fd_, -1));
     ::unlink(file_.c_str());
-    size_ = 0;
   }
 
  private:
   std::filesystem::path file_;
   int fd_ = -1;
-  std::uint64_t size_ = 0;
 };
 
 }  // namespace v0

@@ -62,6 +62,18 @@ class output_folder {
     remove_created();
   }
 
+  /// What the constructor and check_space(bytes) would refuse, without creating anything.
+  static void check(std::filesystem::path const& target, std::filesystem::path const& source, bool overwrite,
+                    std::uint64_t bytes) {
+    output_folder probe(target, source, overwrite, nothing_created());
+    probe.check_apart();
+    probe.check_target();
+    while (!exists(probe.path_) && probe.path_.has_relative_path()) probe.path_ = probe.path_.parent_path();
+    if (::access(probe.path_.c_str(), W_OK | X_OK) != 0)
+      throw detail::file_error(probe.path_, "can't create a folder in it", errno);
+    probe.check_space(bytes);
+  }
+
   /// Where to write.
   [[nodiscard]] std::filesystem::path const& path() const { return path_; }
 
@@ -73,8 +85,8 @@ class output_folder {
     std::error_code code;
     auto const space = std::filesystem::space(path_, code);
     if (!code && space.available < bytes)
-      throw format_error(target_.string() + ": not enough disk space: " + megabytes(bytes) + " MB needed, " +
-                         megabytes(space.available) + " MB free");
+      throw format_error(target_.string() + ": not enough disk space: " + std::to_string(bytes) + " bytes needed, " +
+                         std::to_string(space.available) + " free");
   }
 
   /// Moves the folder into place. If the target appeared meanwhile (or changed into something that must not be
@@ -97,12 +109,19 @@ class output_folder {
   }
 
  private:
+  struct nothing_created {};
+  output_folder(std::filesystem::path const& target, std::filesystem::path const& source, bool overwrite,
+                nothing_created)
+      : target_(normal(target)),
+        source_(source),
+        overwrite_(overwrite),
+        path_(target_.parent_path()),
+        committed_(true) {}
+
   static bool exists(std::filesystem::path const& p) {
     std::error_code none;
     return std::filesystem::exists(std::filesystem::symlink_status(p, none));  // also a link to nothing
   }
-
-  static std::string megabytes(std::uint64_t bytes) { return std::to_string((bytes + 999'999) / 1'000'000); }
 
   static std::filesystem::path normal(std::filesystem::path const& p) {
     if (p.empty()) throw format_error("the output folder has an empty name");

@@ -91,6 +91,11 @@ class checkpoint_reader {
     return {};
   }
 
+  /// Gives back memory that holds what was read of the files; views stay valid, and reading them again costs little.
+  void release() const noexcept {
+    for (safetensors_file const& part : parts_) part.release();
+  }
+
   /// The files that hold the tensors.
   [[nodiscard]] std::vector<safetensors_file> const& parts() const { return parts_; }
 

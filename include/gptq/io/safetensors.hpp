@@ -48,6 +48,11 @@ class safetensors_file {
   }
 
   [[nodiscard]] std::filesystem::path const& file() const { return mapping_.file(); }
+  [[nodiscard]] std::uint64_t size() const { return mapping_.bytes().size(); }  ///< bytes of the file
+
+  /// Gives back memory that holds what was read of the file; views stay valid.
+  void release() const noexcept { mapping_.release(); }
+
   [[nodiscard]] std::vector<tensor_view> const& tensors() const { return tensors_; }
   [[nodiscard]] std::map<std::string, std::string> const& metadata() const { return metadata_; }
 

@@ -37,26 +37,38 @@ inline bool is_side_file(std::string_view name) {
 /// Nothing beside weights is larger.
 inline constexpr std::uint64_t max_side_file = std::uint64_t{1} << 28;
 
-/// Copies them from folder to folder (regular files, or links to such, up to max_side_file) and returns their names in
-/// order. Throws format_error naming file and reason.
-inline std::vector<std::string> copy_side_files(std::filesystem::path const& source,
-                                                std::filesystem::path const& target) {
-  std::vector<std::string> names;
+/// A file to take over.
+struct side_file {
+  std::string name;
+  std::uint64_t bytes = 0;
+};
+
+/// Those of a folder (regular files, or links to such, up to max_side_file), in order of their names. Throws format_error
+/// where the folder can't be listed.
+inline std::vector<side_file> list_side_files(std::filesystem::path const& folder) {
+  std::vector<side_file> files;
   std::error_code code;
-  for (std::filesystem::directory_iterator at(source, code), end; !code && at != end; at.increment(code)) {
-    std::string const name = at->path().filename().string();
+  for (std::filesystem::directory_iterator at(folder, code), end; !code && at != end; at.increment(code)) {
+    std::string name = at->path().filename().string();
     std::error_code none;
-    if (is_side_file(name) && at->is_regular_file(none) && at->file_size(none) <= max_side_file) names.push_back(name);
+    if (!is_side_file(name) || !at->is_regular_file(none)) continue;
+    std::uint64_t const bytes = at->file_size(none);
+    if (!none && bytes <= max_side_file) files.push_back({std::move(name), bytes});
   }
-  if (code) throw format_error(source.string() + ": can't list the folder: " + code.message());
-  std::sort(names.begin(), names.end());
-  for (std::string const& name : names) {
-    file_mapping const from(source / name);
-    output_file to(target / name);
+  if (code) throw format_error(folder.string() + ": can't list the folder: " + code.message());
+  std::sort(files.begin(), files.end(), [](side_file const& a, side_file const& b) { return a.name < b.name; });
+  return files;
+}
+
+/// Copies files from folder to folder. Throws format_error naming file and reason.
+inline void copy_side_files(std::filesystem::path const& source, std::filesystem::path const& target,
+                            std::vector<side_file> const& files) {
+  for (side_file const& file : files) {
+    file_mapping const from(source / file.name);
+    output_file to(target / file.name);
     to.write(from.bytes());
     to.close();
   }
-  return names;
 }
 
 }  // namespace v0

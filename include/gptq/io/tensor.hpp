@@ -101,6 +101,16 @@ inline std::optional<std::uint64_t> byte_count(dtype type, std::vector<std::int6
   return empty ? 0 : bytes;
 }
 
+/// A tensor that is not there yet.
+struct tensor_outline {
+  std::string name;
+  dtype type = dtype::i32;
+  std::vector<std::int64_t> shape;
+
+  /// Throws std::bad_optional_access for a shape that is impossible.
+  [[nodiscard]] std::uint64_t bytes() const { return byte_count(type, shape).value(); }
+};
+
 /// One tensor of an open file. `bytes` points into a read-only mapping, row-major, little-endian and possibly
 /// unaligned: read elements with load() or memcpy. Valid while the file it came from is open.
 struct tensor_view {

@@ -5,8 +5,9 @@
 #include <gptq/pack/histogram.hpp>
 #include <gptq/quant/quantize.hpp>
 #include <gptq/quantize/calibrate.hpp>
-#include <gptq/quantize/pipeline_output.hpp>
+#include <gptq/quantize/job.hpp>
 #include <gptq/quantize/pipeline_types.hpp>
+#include <gptq/quantize/write_output.hpp>
 #include <gptq/run/layer_loader.hpp>
 
 #include <algorithm>
@@ -46,22 +47,24 @@ namespace detail {
 template <pipeline_backend B>
 class block_quantizer {
  public:
-  block_quantizer(B& b, model_weights const& weights, quantization_plan const& plan, checkpoint_writer& writer,
-                  typename activations<B>::samples const& samples, pipeline_options const& options)
+  block_quantizer(B& b, job const& j, checkpoint_writer& writer, typename activations<B>::samples const& samples,
+                  activation_options const& memory, run_options const& options)
       : b_(b),
-        weights_(weights),
-        plan_(plan),
-        layers_(b, weights),
+        weights_(j.weights()),
+        plan_(j.plan()),
+        layers_(b, j.weights()),
         writer_(writer),
+        recipe_(j.asked()),
         options_(options),
-        solve_options_(options.quantize),
-        calibration_(b, weights, samples, options, report_) {
-    constrain(options.format, solve_options_.grid);
+        solve_options_(j.asked().quantize),
+        calibration_(b, j, samples, memory, options, report_) {
+    constrain(recipe_.format, solve_options_.grid);
     report_.samples = static_cast<index_t>(samples.size());
     report_.tokens = calibration_.tokens();
-    report_.kept_float = plan.kept_float();
-    report_.warnings = plan.warnings();
-    report_.linears.reserve(plan.quantized().size());  // the writing thread adds to records: they must stay
+    report_.kept_float = plan_.kept_float();
+    report_.unread = j.unread();
+    report_.warnings = j.warnings();
+    report_.linears.reserve(plan_.quantized().size());  // the writing thread adds to records: they must stay
   }
 
   pipeline_report run() {
@@ -72,6 +75,7 @@ class block_quantizer {
       std::optional<layer_weights<B>> original;
       if (calibration_.runs_float_model())
         original = timed(report_, "load", [&] { return with_less([&] { return load_layer(b_, weights_, i); }); });
+      weights_.reader().release();
       timed(report_, "write", [&] {
         if (written_.valid()) written_.get();
         written_ = writing_;
@@ -109,7 +113,7 @@ class block_quantizer {
   void quantize_layer(layer_weights<B>& layer, layer_weights<B> const* original, bool advance) {
     auto const again = [this](auto&& f) { return with_less(f); };
     std::size_t const groups = layer.groups.size();
-    if (options_.true_sequential) {
+    if (recipe_.true_sequential) {
       for (std::size_t g = 0; g < groups; ++g)
         quantize_group(layer, g, calibration_.collect(layer, original, g, wanted(layer, g), again));
       if (advance) calibration_.advance(layer, original);
@@ -150,7 +154,7 @@ class block_quantizer {
                            group_statistics<B> const& seen, quant_spec const& spec) {
     try {
       return with_less([&] {
-        return seen.moved ? quantize_stack(b_, stacked, seen.h, *seen.moved, options_.shift, spec, solve_options_)
+        return seen.moved ? quantize_stack(b_, stacked, seen.h, *seen.moved, recipe_.shift, spec, solve_options_)
                           : quantize_stack(b_, stacked, seen.h, spec, solve_options_);
       });
     } catch (scale_error const& e) {
@@ -176,7 +180,7 @@ class block_quantizer {
       auto packed = timed(report_, "pack", [&] {
         try {
           return with_less([&] {
-            return b_.pack(solved.linear, options_.format, l.first_row, l.rows, stacked.row_range(l.first_row, l.rows));
+            return b_.pack(solved.linear, recipe_.format, l.first_row, l.rows, stacked.row_range(l.first_row, l.rows));
           });
         } catch (numeric_error const& e) {
           throw numeric_error(l.name + ": " + e.what(), e.change());
@@ -211,7 +215,8 @@ class block_quantizer {
   layer_loader<B> layers_;
   std::string place_;  ///< for messages
   checkpoint_writer& writer_;
-  pipeline_options const& options_;
+  recipe const& recipe_;
+  run_options const& options_;
   quantize_options solve_options_;
   pipeline_report report_;
   calibration<B> calibration_;

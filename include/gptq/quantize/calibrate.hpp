@@ -4,6 +4,7 @@
 
 #include <gptq/model/weights.hpp>
 #include <gptq/quant/quantize.hpp>
+#include <gptq/quantize/job.hpp>
 #include <gptq/quantize/pipeline_types.hpp>
 #include <gptq/run/activations.hpp>
 #include <gptq/run/load_layer.hpp>
@@ -53,10 +54,10 @@ class calibration {
   using activation = typename B::activation;
 
  public:
-  calibration(B& b, model_weights const& weights, typename activations<B>::samples const& samples,
-              pipeline_options const& options, pipeline_report& report)
-      : b_(b), weights_(weights), options_(options), report_(report), quantized_(start(samples)) {
-    if (options.shift.any()) float_.emplace(start(samples));
+  calibration(B& b, job const& j, typename activations<B>::samples const& samples, activation_options const& memory,
+              run_options const& options, pipeline_report& report)
+      : b_(b), weights_(j.weights()), options_(options), report_(report), quantized_(start(samples, memory)) {
+    if (j.asked().shift.any()) float_.emplace(start(samples, memory));
   }
 
   [[nodiscard]] index_t tokens() const { return quantized_.tokens(); }
@@ -161,13 +162,9 @@ class calibration {
   }
 
  private:
-  activations<B> start(typename activations<B>::samples const& samples) {
-    return {b_,
-            weights_.config(),
-            weights_.layers(),
-            samples,
-            b_.template adopt<activation>(weights_.embedding()),
-            options_.activations};
+  activations<B> start(typename activations<B>::samples const& samples, activation_options const& memory) {
+    return {b_,    weights_.config(), weights_.layers(), samples, b_.template adopt<activation>(weights_.embedding()),
+            memory};
   }
 
   void tell_progress(layer_weights<B> const& layer, std::size_t group, token_range<B> const& tokens) const {
@@ -184,7 +181,7 @@ class calibration {
 
   B& b_;
   model_weights const& weights_;
-  pipeline_options const& options_;
+  run_options const& options_;
   pipeline_report& report_;
   activations<B> quantized_;
   std::optional<activations<B>> float_;  ///< the same tokens through the float model

@@ -200,21 +200,20 @@ inline void declare_layers(quantization_config& c, quantization_plan const& plan
 }
 
 /// `head` is the name of the output head, which compressed-tensors must be told to leave alone.
-inline quantization_config quantization_settings(quantization_plan const& plan, pipeline_options const& options,
+inline quantization_config quantization_settings(quantization_plan const& plan, recipe const& r,
                                                  std::string const& head) {
-  quant_spec const& s = options.spec;
+  quant_spec const& s = r.spec;
   quantization_config c;
   c.base = settings_of(s);
-  c.format = options.format;
+  c.format = r.format;
   c.static_groups = s.static_groups;
-  c.true_sequential = options.true_sequential;
-  c.damp_percent = options.quantize.damp_percent;
-  constexpr char const* orders[] = {"natural", "desc_act", "group_aware"};
+  c.true_sequential = r.true_sequential;
+  c.damp_percent = r.quantize.damp_percent;
   c.meta = {{"quantizer", {"gptq:" GPTQ_VERSION}},
-            {"order", orders[static_cast<int>(s.order)]},
-            {"mse", std::round(1e6 * static_cast<double>(options.quantize.grid.mse)) / 1e6},
+            {"order", to_string(s.order)},
+            {"mse", std::round(1e6 * static_cast<double>(r.quantize.grid.mse)) / 1e6},
             {"damp_percent", c.damp_percent.value()}};
-  for (auto const& [key, value] : options.meta) c.meta[key] = value;
+  for (auto const& [key, value] : r.meta) c.meta[key] = value;
   declare_layers(c, plan, head);
   return c;
 }

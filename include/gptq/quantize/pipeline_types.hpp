@@ -1,10 +1,9 @@
-/// What a run over a whole model is asked for, and what it reports.
+/// How a run over a whole model goes: what it may be told beside its recipe, where it is, and what it reports.
 #pragma once
 
+#include <gptq/core/matrix.hpp>
 #include <gptq/core/report.hpp>
-#include <gptq/format/dynamic_rules.hpp>
-#include <gptq/pack/packed_linear.hpp>
-#include <gptq/quant/options.hpp>
+#include <gptq/core/spec.hpp>
 #include <gptq/run/activations.hpp>
 
 #include <cstdint>
@@ -28,23 +27,12 @@ struct pipeline_progress {
   index_t of_tokens = 0;
 };
 
-struct pipeline_options {
-  quant_spec spec{.order = default_preset.order};
-  quantize_options quantize = default_preset.options;
-  shift_options shift = default_preset.shift;  ///< any: the float model runs beside the quantized one
-  std::vector<dynamic_rule> dynamic;  ///< layers that stay in float, or differ from spec; the first match decides
-  bool lm_head = false;               ///< quantize the lm_head too; refused where it is tied
-  bool all_layers = false;            ///< also those that the family keeps in float for the sake of engines
-  bool as_llama = false;              ///< write TeleChat2 as the Llama checkpoint that computes the same
-  checkpoint_format format = checkpoint_format::gptq;
-  bool true_sequential = true;  ///< each group sees the quantized weights of the groups before it
-  bool to_float16 = false;      ///< convert the tensors that stay in float, else they are copied bit for bit
-  std::uint64_t shard_size = 4'000'000'000;
-  bool overwrite = false;
-  bool count_codes = false;  ///< fill linear_record::codes
-  activation_options activations;
-  std::map<std::string, std::string> meta;  ///< recorded in the quantization settings: quantizer, version, …
-  std::function<void(pipeline_progress const&)> progress;  ///< may be empty
+/// How a job is run; nothing here changes what the result holds, but for the micro-batch of `memory`.
+struct run_options {
+  bool overwrite = false;     ///< replace the target if it is a folder with a quantized model
+  bool count_codes = false;   ///< fill linear_record::codes
+  activation_options memory;  ///< micro-batch, and where hidden states lie
+  std::function<void(pipeline_progress const&)> progress;  ///< called often; may be empty, may throw to stop the run
 };
 
 struct linear_record {
@@ -62,10 +50,11 @@ struct pipeline_report {
   std::map<std::string, double> seconds;  ///< by activity: load, forward, gram, solve, pack, write
   index_t samples = 0;
   index_t tokens = 0;
-  index_t micro_batch = 0;  ///< that were worked on together at the end: fewer than asked for where memory was short
+  index_t micro_batch = 0;         ///< at the end, in tokens: smaller than planned where memory was short
   std::uint64_t bytes_before = 0;  ///< of tensor data
   std::uint64_t bytes_after = 0;
   std::vector<std::string> kept_float;  ///< layers that a rule keeps in float
+  std::vector<std::string> unread;      ///< tensors of the source that no layer reads; they were copied
   std::vector<advice> warnings;
 
   /// How many layers a caller should have allowed to fall back.

@@ -6,7 +6,7 @@
 #include <gptq/format/quantization_config.hpp>
 #include <gptq/model/block_graph.hpp>
 #include <gptq/model/weights.hpp>
-#include <gptq/quantize/pipeline_types.hpp>
+#include <gptq/quantize/recipe.hpp>
 
 #include <cstddef>
 #include <map>
@@ -71,16 +71,16 @@ class quantization_plan {
  public:
   /// Throws shape_error for a rule that gives an impossible spec, for siblings that disagree and for a tied head, naming
   /// the layers.
-  quantization_plan(model_weights const& weights, pipeline_options const& options)
-      : base_(options.spec), family_(weights.config().family) {
-    check_spec(options.spec);
-    std::vector<std::size_t> matched(options.dynamic.size());
+  quantization_plan(model_weights const& weights, recipe const& asked)
+      : base_(asked.spec), family_(weights.config().family) {
+    check_spec(asked.spec);
+    std::vector<std::size_t> matched(asked.dynamic.size());
     auto const add = [&](linear_info info, index_t block, std::size_t group, linear_group const* among) {
-      planned_linear p{.info = std::move(info), .spec = options.spec, .block = block, .group = group, .among = among};
-      if (dynamic_rule const* const rule = matching_rule(options.dynamic, p.info.name)) {
-        p.spec = apply_rule(options.spec, *rule);
-        ++matched[static_cast<std::size_t>(rule - options.dynamic.data())];
-      } else if (among && !options.all_layers && !among->stays_float.empty()) {
+      planned_linear p{.info = std::move(info), .spec = asked.spec, .block = block, .group = group, .among = among};
+      if (dynamic_rule const* const rule = matching_rule(asked.dynamic, p.info.name)) {
+        p.spec = apply_rule(asked.spec, *rule);
+        ++matched[static_cast<std::size_t>(rule - asked.dynamic.data())];
+      } else if (among && !asked.all_layers && !among->stays_float.empty()) {
         p.spec = std::nullopt;
       }
       all_.push_back(std::move(p));
@@ -95,7 +95,7 @@ class quantization_plan {
         check_siblings(folder);
       }
     }
-    if (options.lm_head) {
+    if (asked.lm_head) {
       model_config const& c = weights.config();
       if (weights.tied())
         throw shape_error(folder + ": lm_head can't be quantized: it is tied to the embedding, which stays in float",
@@ -105,7 +105,7 @@ class quantization_plan {
     }
     for (std::size_t r = 0; r < matched.size(); ++r)
       if (matched[r] == 0)
-        warnings_.emplace_back("rule \"" + detail::printable(options.dynamic[r].key) +
+        warnings_.emplace_back("rule \"" + detail::printable(asked.dynamic[r].key) +
                                "\" decides about no layer of the model");
     block_prefix_ = weights.names().block(0);
     explain_float();

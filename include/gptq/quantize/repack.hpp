@@ -16,6 +16,7 @@
 #include <set>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 namespace gptq {
@@ -77,6 +78,37 @@ inline quantization_config converted(quantization_config c, checkpoint_format to
   return c;
 }
 
+/// Calls kept(tensor) for what is copied and packed(module) for each quantized layer, in the order of the source.
+template <class Kept, class Packed>
+void for_each_output(checkpoint_reader const& reader, quantized_model const& model, Kept&& kept, Packed&& packed) {
+  std::set<std::string_view> done;
+  for (std::string const& name : reader.names()) {
+    quantized_module const* const q = model.find(parent_name(name));
+    if (!q || name.ends_with(".bias"))
+      kept(reader.at(name));
+    else if (done.insert(q->name).second)
+      packed(*q);
+  }
+}
+
+inline shard_layout repacked_layout(checkpoint_reader const& reader, quantized_model const& model, checkpoint_format to,
+                                    std::uint64_t shard_size) {
+  std::vector<tensor_outline> tensors;
+  for_each_output(
+      reader, model,
+      [&](tensor_view const& t) {
+        tensors.push_back({t.name, t.type, t.shape});
+      },
+      [&](quantized_module const& q) {
+        for (tensor_outline& t : layout(to, outline_of(q.name, q.tensors))) tensors.push_back(std::move(t));
+      });
+  std::map<std::string, std::string> metadata;  // where tied tensors are stored
+  for (safetensors_file const& part : reader.parts())
+    for (auto const& [key, value] : part.metadata())
+      if (reader.contains(value)) metadata.emplace(key, value);
+  return shard_layout(std::move(tensors), {.shard_size = shard_size, .metadata = std::move(metadata)});
+}
+
 }  // namespace detail
 
 /// Writes the folder `source` anew as `target`. Throws format_error naming layer and reason for what can't be read, what
@@ -97,27 +129,24 @@ inline repack_report repack(std::filesystem::path const& source, std::filesystem
   for (problem const& p : found.problems) report.warnings.emplace_back(to_string(p));
   report.warnings.insert(report.warnings.end(), found.notes.begin(), found.notes.end());
 
+  shard_layout const layout = detail::repacked_layout(reader, model, report.to, options.shard_size);
+  auto const settings_files =
+      quantization_files(reader.config(), detail::converted(*settings, report.to, reader, model));
+  auto const side_files = list_side_files(source);
+  std::uint64_t disk = layout.file_bytes();
+  for (settings_file const& f : settings_files) disk += f.text.size();
+  for (side_file const& f : side_files) disk += f.bytes;
+
   output_folder folder(target, source, options.overwrite);
-  folder.check_space(found.bytes + (std::min)(found.bytes, options.shard_size));
-  std::map<std::string, std::string> metadata;
-  for (safetensors_file const& part : reader.parts())
-    for (auto const& [key, value] : part.metadata())
-      if (reader.contains(value)) metadata.emplace(key, value);
-  checkpoint_writer writer(folder.path(), options.shard_size, std::move(metadata));
-  std::set<std::string_view> written;
-  for (std::string const& name : reader.names()) {
-    std::string_view const module = detail::parent_name(name);
-    quantized_module const* const q = model.find(module);
-    if (!q || name.ends_with(".bias")) {
-      writer.add(reader.at(name));
-    } else if (written.insert(q->name).second) {
-      write_quantized(writer, q->name, q->tensors, report.to);
-    }
-  }
+  folder.check_space(disk);
+  checkpoint_writer writer(folder.path(), layout);
+  detail::for_each_output(
+      reader, model, [&](tensor_view const& t) { writer.add(t); },
+      [&](quantized_module const& q) { write_quantized(writer, q.name, q.tensors, report.to); });
   writer.finish();
-  report.bytes = writer.total_size();
-  write_quantization_config(folder.path(), reader.config(), detail::converted(*settings, report.to, reader, model));
-  copy_side_files(source, folder.path());
+  report.bytes = layout.total_size();
+  write_settings(folder.path(), settings_files);
+  copy_side_files(source, folder.path(), side_files);
   folder.commit();
   return report;
 }

@@ -2,9 +2,7 @@
 #pragma once
 
 #include <gptq/engines/served_model.hpp>
-#include <gptq/quantize/declare.hpp>
-#include <gptq/quantize/pipeline_output.hpp>
-#include <gptq/quantize/plan.hpp>
+#include <gptq/quantize/job.hpp>
 
 #include <set>
 #include <string>
@@ -12,20 +10,18 @@
 namespace gptq {
 inline namespace v0 {
 
-/// What quantize_model would write for these options. Throws as it does for what it refuses.
-inline served_model served(model_weights const& weights, pipeline_options const& options) {
-  quantization_plan const plan(weights, options);
-  detail::check_plan(weights, plan, options.format);
-  checkpoint_reader const& reader = weights.reader();
+/// What a job would write.
+inline served_model served(job const& j) {
+  checkpoint_reader const& reader = j.weights().reader();
   served_model m;
-  m.config = detail::output_config(weights, options);
-  m.settings = to_json(detail::quantization_settings(plan, options, weights.names().head_module()));
+  m.config = j.config();
+  m.settings = to_json(j.settings());
   m.quantization = parse_quantization_config(m.settings, "settings");
   m.quantization.meta = m.settings.contains("meta") ? m.settings.at("meta") : json::object();
   solve_limits limits;
-  constrain(options.format, limits);
+  constrain(j.asked().format, limits);
   std::set<std::string> seen;
-  for (planned_linear const& p : plan.linears()) {
+  for (planned_linear const& p : j.plan().linears()) {
     served_linear l;
     l.name = p.info.name;
     seen.insert(l.name);
