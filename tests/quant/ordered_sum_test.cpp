@@ -55,7 +55,7 @@ struct sums {
     }
   }
   gptq::hessian<backend> h;
-  gptq::drift<backend> moved;
+  gptq::asymmetric_sums<backend> moved;
 };
 
 /// Elements of the lower triangle, then of the other two sums.

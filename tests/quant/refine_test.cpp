@@ -1,4 +1,4 @@
-/// The shifted target, refit and sweeps, judged by direct formulas in double on the host.
+/// Asymmetric calibration, scale re-estimation and coordinate-descent passes, judged by direct formulas in double on the host.
 #include "support/backend_under_test.hpp"
 #include "support/catch.hpp"
 #include "support/synthetic.hpp"
@@ -79,7 +79,7 @@ struct seen {
 };
 
 template <class B>
-gptq::matrix<float> target_of(moved_layer const& m, quant_spec const& spec, gptq::shift_options const& shift) {
+gptq::matrix<float> target_of(moved_layer const& m, quant_spec const& spec, gptq::asymmetric_options const& shift) {
   B b;
   seen<B> s(b, m);
   auto const f = gptq::factorize(b, s.h, spec, {});
@@ -89,7 +89,7 @@ gptq::matrix<float> target_of(moved_layer const& m, quant_spec const& spec, gptq
 }
 
 /// Largest distance of (T − W)·(H + λI) from α·W·D + β·E, relative to the largest element of the latter.
-double residue(moved_layer const& m, gptq::matrix<float> const& t, gptq::shift_options const& shift) {
+double residue(moved_layer const& m, gptq::matrix<float> const& t, gptq::asymmetric_options const& shift) {
   double const c = 2.0 / static_cast<double>(m.base.x.rows());
   test::table const h = damped_hessian(m, 0.01);
   test::table const d = cross(difference(m.x_float, m.base.x), m.base.x, c);  // [in × in]
@@ -113,7 +113,7 @@ double residue(moved_layer const& m, gptq::matrix<float> const& t, gptq::shift_o
 
 template <class B>
 gptq::quantized_stack<B> solve(B& b, seen<B> const& s, moved_layer const& m, quant_spec const& spec,
-                               gptq::quantize_options const& options, gptq::shift_options const& shift) {
+                               gptq::quantize_options const& options, gptq::asymmetric_options const& shift) {
   auto const w = test::to_backend(b, m.base.w);
   gptq::view_of<B, float const> const view = w;
   return shift.any() ? gptq::quantize_stack(b, view, s.h, s.moved, shift, spec, options)
@@ -174,7 +174,7 @@ TEST_CASE("target: solves its normal equations, in every order, with dead inputs
   for (auto order : {column_order::natural, column_order::desc_act, column_order::group_aware}) {
     auto const m = make_moved(33, 160, 400, 5, 2);
     quant_spec const spec{.group_size = 32, .order = order};
-    for (gptq::shift_options shift : {gptq::shift_options{1, 0}, {0.5, 0.25}, {0, 1}}) {
+    for (gptq::asymmetric_options shift : {gptq::asymmetric_options{1, 0}, {0.5, 0.25}, {0, 1}}) {
       auto const t = target_of<test::backend>(m, spec, shift);
       CHECK(residue(m, t, shift) < 2e-4);
       CHECK(residue(m, m.base.w, shift) > 0.9);  // the mutant that shifts nothing

@@ -46,7 +46,7 @@ struct linear_report {
   /// out in the float model, on up to 1,024 of the tokens.
   double float_loss = -1;
   double pass_loss = -1;     ///< like rel_loss, but against the target of the solve, before …
-  double refined_loss = -1;  ///< … and after refit and sweeps
+  double refined_loss = -1;  ///< … and after refinement
   std::string detail;        ///< what was seen, where status is not ok
 };
 

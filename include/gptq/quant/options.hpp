@@ -7,14 +7,15 @@
 namespace gptq {
 inline namespace v0 {
 
+/// How codes and scales are found, whatever the file says of them.
 struct quantize_options {
   double damp_percent = 0.01;  ///< λ as a fraction of mean(diag H)
   grid_options grid = {};
   /// The reference's treatment of inputs that were never active: their diagonal becomes 1 (an absolute number, so that
   /// the scale 2 / sequences of H matters) and counts in the mean. Otherwise they get the mean of the live ones.
   bool reference_dead = false;
-  int refit = 0;        ///< times that the scales are fitted anew to the codes after the pass
-  int sweeps = 0;       ///< times that every code is chosen anew, given all others
+  int refit = 0;        ///< scale re-estimations after the pass
+  int sweeps = 0;       ///< coordinate-descent passes: every code anew, given all others
   bool measure = true;  ///< compute rel_loss and rel_loss_rtn, at the cost of two more products with the factor
 };
 
@@ -26,7 +27,7 @@ struct asymmetric_options {
 
   [[nodiscard]] constexpr bool any() const { return target != 0 || residual != 0; }
 };
-using shift_options = asymmetric_options;
+using shift_options = asymmetric_options;  // until its last caller has the new name
 
 /// Everything that one solve is told: which codes to find, and how.
 struct solver_settings {

@@ -44,7 +44,7 @@ decltype(auto) timed(pipeline_report& report, char const* name, F&& f) {
 template <class B>
 struct group_statistics {
   hessian<B> h;
-  std::optional<drift<B>> moved;  ///< where the float model runs beside
+  std::optional<asymmetric_sums<B>> moved;  ///< where the float model runs beside
 };
 
 /// The activations of one run, of one model or of two side by side. `again` in the calls below is given a function that
