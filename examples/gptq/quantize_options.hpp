@@ -258,8 +258,8 @@ inline void override_solve(quantize_arguments const& a, gptq::recipe& r) {
   override_with(a.mse, r.quantize.grid.mse);
   override_with(a.target_shift, r.shift.target);
   override_with(a.residual_shift, r.shift.residual);
-  override_with(a.refit, r.quantize.refit);
-  override_with(a.sweeps, r.quantize.sweeps);
+  override_with(a.refit, r.quantize.reestimations);
+  override_with(a.sweeps, r.quantize.descent_passes);
 }
 
 /// Calibration, engines, and how the result is written, as given.

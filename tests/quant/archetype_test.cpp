@@ -118,8 +118,10 @@ gptq::quantized_stack<B> refined(B& b, test::layer const& l, gptq::quant_spec co
   sums.add(x, x_f);
   sums.add_residual(x, x.col_range(0, l.w.rows()), x_f.col_range(0, l.w.rows()));
   gptq::solve_problem<B, float> const problem{.weight = l.w.view(), .hessian = &h, .asymmetric = &sums};
-  return gptq::quantize_stack(
-      b, problem, {.spec = spec, .options = {.refit = 1, .sweeps = 2}, .asymmetric = {.target = 1, .residual = 0.5}});
+  return gptq::quantize_stack(b, problem,
+                              {.spec = spec,
+                               .options = {.reestimations = 1, .descent_passes = 2},
+                               .asymmetric = {.target = 1, .residual = 0.5}});
 }
 
 TEST_CASE("archetype: memory that nobody has written is poisoned") {

@@ -198,7 +198,7 @@ TEST_CASE("target: the reported losses are those of a direct product, and the sh
   auto const plain = solve(b, s, m, spec, {}, {});
   for (bool refine : {false, true}) {
     gptq::quantize_options options;
-    options.refit = options.sweeps = refine ? 2 : 0;
+    options.reestimations = options.descent_passes = refine ? 2 : 0;
     auto const shifted = solve(b, s, m, spec, options, {1, 0});
     auto const& r = shifted.linear.report;
     CHECK_THAT(r.float_loss, Catch::Matchers::WithinRel(output_error(b, shifted, m, m.x_float), 2e-3));
@@ -227,8 +227,8 @@ TEST_CASE("refine: refit and sweeps lower the objective, for every width, groupi
         double previous = -1;
         for (auto const& [refit, sweeps] : {std::pair{0, 0}, {1, 0}, {1, 1}, {2, 2}, {3, 3}}) {
           gptq::quantize_options options;
-          options.refit = refit;
-          options.sweeps = sweeps;
+          options.reestimations = refit;
+          options.descent_passes = sweeps;
           auto const r = solve(b, s, m, spec, options, {}).linear.report;
           double const loss = r.rel_loss;
           if (refit + sweeps > 0) {
@@ -256,7 +256,7 @@ TEST_CASE("refine: many sweeps end where no code can move by one to good effect,
     CAPTURE(spec.group_size);
     gptq::quantize_options options;
     CHECK(best_move(b, solve(b, s, m, spec, options, {}), m, h) > 0.2);
-    options.sweeps = 60;
+    options.descent_passes = 60;
     CHECK(best_move(b, solve(b, s, m, spec, options, {}), m, h) < 5e-3);
   }
 }
@@ -269,8 +269,8 @@ TEST_CASE("refine: layers whose products a device makes of halves") {
   gptq::quantize_options options;
   double previous = solve(b, s, m, spec, options, {}).linear.report.rel_loss;
   for (int sweeps : {1, 2, 3}) {
-    options.sweeps = sweeps;
-    options.refit = 1;
+    options.descent_passes = sweeps;
+    options.reestimations = 1;
     double const loss = solve(b, s, m, spec, options, {}).linear.report.rel_loss;
     CHECK(loss < (sweeps == 1 ? 0.99 : 1.0) * previous);
     previous = loss;
@@ -283,7 +283,7 @@ TEST_CASE("refine: scales that were rounded to float16 stay float16, zero points
   seen<test::backend> const s(b, m);
   gptq::quantize_options options;
   auto const before = solve(b, s, m, {.bits = 3, .sym = false}, options, {});
-  options.refit = 2;
+  options.reestimations = 2;
   auto const after = solve(b, s, m, {.bits = 3, .sym = false}, options, {});
   auto const scales = test::to_host<float>(b, after.linear.scales), old = test::to_host<float>(b, before.linear.scales);
   index_t changed = 0;
@@ -305,7 +305,7 @@ TEST_CASE("refine: asked for without a Hessian it is refused, and shapes that di
   auto const w = test::to_backend(b, m.base.w);
   gptq::view_of<test::backend, float const> const view = w;
   gptq::quantize_options options;
-  options.sweeps = 1;
+  options.descent_passes = 1;
   CHECK_THROWS_AS(gptq::quantize_stack(b, view, f, quant_spec{}, options), gptq::shape_error);
   gptq::asymmetric_sums<test::backend> const narrow(b, 64);
   CHECK_THROWS_AS(gptq::asymmetric_target(b, view, f, narrow, {1, 0}), gptq::shape_error);

@@ -31,8 +31,8 @@ recipe unusual() {
                          .nonzero_zeros = true,
                          .reference_range = true},
                 .reference_dead = true,
-                .refit = 3,
-                .sweeps = 4,
+                .reestimations = 3,
+                .descent_passes = 4,
                 .measure = false};
   r.shift = {.target = 0.1, .residual = 0.7};
   r.format = gptq::checkpoint_format::gptq_v2;
@@ -70,7 +70,7 @@ TEST_CASE("decimals of a recipe are those that were asked for", "[recipe]") {
 TEST_CASE("what a recipe's JSON leaves out is decided by its preset and by symmetry", "[recipe]") {
   recipe const best = parse(R"({"preset": "best", "bits": 3})");
   CHECK(best.spec.bits == 3);
-  CHECK(best.quantize.sweeps == 2);
+  CHECK(best.quantize.descent_passes == 2);
   CHECK(best.shift.target == 1);
   CHECK(best.format == gptq::checkpoint_format::gptq);
   CHECK(parse(R"({"sym": false})").format == gptq::checkpoint_format::gptq_v2);

@@ -14,9 +14,9 @@ struct quantize_options {
   /// The reference's treatment of inputs that were never active: their diagonal becomes 1 (an absolute number, so that
   /// the scale 2 / sequences of H matters) and counts in the mean. Otherwise they get the mean of the live ones.
   bool reference_dead = false;
-  int refit = 0;        ///< scale re-estimations after the pass
-  int sweeps = 0;       ///< coordinate-descent passes: every code anew, given all others
-  bool measure = true;  ///< compute rel_loss and rel_loss_rtn, at the cost of two more products with the factor
+  int reestimations = 0;   ///< scale re-estimations after the pass
+  int descent_passes = 0;  ///< coordinate-descent passes: every code anew, given all others
+  bool measure = true;     ///< compute rel_loss and rel_loss_rtn, at the cost of two more products with the factor
 };
 
 /// Asymmetric calibration (GPTAQ, arXiv 2504.02692): how far a solve aims away from the weights at what the float model
@@ -27,7 +27,6 @@ struct asymmetric_options {
 
   [[nodiscard]] constexpr bool any() const { return target != 0 || residual != 0; }
 };
-using shift_options = asymmetric_options;  // until its last caller has the new name
 
 /// Everything that one solve is told: which codes to find, and how.
 struct solver_settings {
@@ -40,15 +39,16 @@ struct solver_settings {
 struct preset {
   column_order order;
   quantize_options options;
-  shift_options shift = {};
+  asymmetric_options shift = {};
 };
 
 /// The best file at no cost at inference.
 inline constexpr preset default_preset{.order = column_order::group_aware, .options = {}};
 
 /// The smallest divergence from the float model in the same file format, at two to three times the time.
-inline constexpr preset best_preset{
-    .order = column_order::group_aware, .options = {.refit = 1, .sweeps = 2}, .shift = {.target = 1, .residual = 0.5}};
+inline constexpr preset best_preset{.order = column_order::group_aware,
+                                    .options = {.reestimations = 1, .descent_passes = 2},
+                                    .shift = {.target = 1, .residual = 0.5}};
 
 /// The behaviour of the public reference (IST-DASLab/gptq), quirks included.
 inline constexpr preset parity_preset{

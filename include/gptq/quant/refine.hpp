@@ -69,7 +69,7 @@ class refiner {
     b_.copy(target, errors);
     b_.add_dequantized(scalar(-1), out.codes, out.zeros, out.scales, groups_, order_, errors);
     workspace memory(*this, target.cols);
-    for (int round = 0; round < (std::max)(options_.refit, options_.sweeps); ++round)
+    for (int round = 0; round < (std::max)(options_.reestimations, options_.descent_passes); ++round)
       for (index_t first = 0; first < in_; first += unit_) {
         index_t const end = (std::min)(first + unit_, in_);
         tile const sums = tile(memory.sums).row_range(0, end - first);
@@ -78,11 +78,11 @@ class refiner {
         for (index_t s = first; s < end; s += step_) {
           span const rest{s, end, sums.row_range(s - first, end - s)};
           index_t const next = (std::min)(s + step_, end);
-          if (round < options_.refit)
+          if (round < options_.reestimations)
             for (index_t g = s; g < next; g += size_)
-              reestimate(g, round < options_.sweeps ? s : g + size_, options_.grid.round_scales, errors, rest, out,
-                         memory);
-          if (round < options_.sweeps)
+              reestimate(g, round < options_.descent_passes ? s : g + size_, options_.grid.round_scales, errors, rest,
+                         out, memory);
+          if (round < options_.descent_passes)
             for (index_t p = s; p < next; p += grid_block) descend(p, target, errors, rest, out, memory);
         }
       }

@@ -62,7 +62,7 @@ class solver {
         out_(problem.weight.rows),
         groups_(group_count(in_, settings.spec.group_size)),
         measures_(settings.options.measure && f_.factored()),
-        refines_(f_.factored() && (settings.options.refit > 0 || settings.options.sweeps > 0)),
+        refines_(f_.factored() && (settings.options.reestimations > 0 || settings.options.descent_passes > 0)),
         g_idx_(group_index(settings.spec, f_.host_order)),
         pass_(b, kernels, f_, settings.spec, settings.options.grid, g_idx_),
         sums_(b, out_) {

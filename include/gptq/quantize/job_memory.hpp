@@ -16,7 +16,7 @@ inline namespace v0 {
 inline memory_extras extras_of(recipe const& r) {
   return {.models = r.shift.any() ? 2 : 1,
           .head = r.lm_head,
-          .refines = r.quantize.refit > 0 || r.quantize.sweeps > 0,
+          .refines = r.quantize.reestimations > 0 || r.quantize.descent_passes > 0,
           .whole_rows = r.spec.group_size == -1};
 }
 

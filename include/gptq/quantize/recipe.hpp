@@ -38,7 +38,7 @@ struct recipe {
   std::string preset = "default";  ///< that it began as: default, best or parity; the other members decide
   quant_spec spec{.order = default_preset.order};
   quantize_options quantize = default_preset.options;
-  shift_options shift = default_preset.shift;  ///< any: the float model runs beside the quantized one
+  asymmetric_options shift = default_preset.shift;  ///< any: the float model runs beside the quantized one
   std::vector<dynamic_rule> dynamic;  ///< layers that stay in float, or differ from spec; the first match decides
   bool lm_head = false;               ///< quantize lm_head too; refused where it is tied to the embedding
   bool all_layers = false;            ///< also those that the family keeps in float for the sake of engines
@@ -134,8 +134,8 @@ inline void check_recipe(recipe const& r) {
   fraction("mse_max_shrink", static_cast<double>(r.quantize.grid.mse_max_shrink));
   fraction("target_shift", r.shift.target);
   fraction("residual_shift", r.shift.residual);
-  count("refit", r.quantize.refit, 0, 100);
-  count("sweeps", r.quantize.sweeps, 0, 100);
+  count("refit", r.quantize.reestimations, 0, 100);
+  count("sweeps", r.quantize.descent_passes, 0, 100);
   count("tensor_parallel", r.tensor_parallel, 1, 1024);
   count("micro_batch", r.micro_batch, 0, index_t{1} << 30);
   count("samples", r.calibration.samples, 1, 1 << 30);

@@ -117,8 +117,8 @@ inline json to_json(recipe const& r) {
           {"reference_range", r.quantize.grid.reference_range},
           {"reference_dead", r.quantize.reference_dead},
           {"measure", r.quantize.measure},
-          {"refit", r.quantize.refit},
-          {"sweeps", r.quantize.sweeps},
+          {"refit", r.quantize.reestimations},
+          {"sweeps", r.quantize.descent_passes},
           {"target_shift", r.shift.target},
           {"residual_shift", r.shift.residual},
           {"true_sequential", r.true_sequential},
@@ -148,8 +148,8 @@ inline void take_solve(member_reader& m, recipe& r) {
   m.take("reference_range", grid.reference_range);
   m.take("reference_dead", r.quantize.reference_dead);
   m.take("measure", r.quantize.measure);
-  m.take("refit", r.quantize.refit);
-  m.take("sweeps", r.quantize.sweeps);
+  m.take("refit", r.quantize.reestimations);
+  m.take("sweeps", r.quantize.descent_passes);
   m.take("target_shift", r.shift.target);
   m.take("residual_shift", r.shift.residual);
 }
