@@ -29,7 +29,7 @@ double golden_error(std::filesystem::path const& folder, float eps_factor = 1) {
   gptq::model_weights const weights(folder, config);
   backend b;
   auto const embedding = b.template adopt<T>(weights.embedding());
-  gptq::activations<backend> stream(b, weights.config(), expected.ids, embedding);
+  gptq::activations<backend> stream(b, weights.config(), weights.layers(), expected.ids, embedding);
   for (index_t i = 0; i < weights.config().blocks; ++i) stream.run(gptq::load_layer(b, weights, i));
   gptq::lm_head<backend> head(b, weights);
   auto const logits = head.logits(stream.hidden_states());
