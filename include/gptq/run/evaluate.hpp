@@ -23,9 +23,8 @@ inline namespace v0 {
 struct evaluation_options {
   index_t context = 512;  ///< tokens of a window; each predicts the next, so a window counts context − 1 predictions
   activation_options activations;
-  std::size_t state_bytes = std::size_t(1)
-                            << 30;  ///< windows are carried together up to this size of their hidden states
-  std::size_t logit_bytes = std::size_t(64) << 20;          ///< logits are computed in pieces of this size
+  std::size_t state_bytes = std::size_t(1) << 30;   ///< hidden states of windows that go together take up to this much
+  std::size_t logit_bytes = std::size_t(64) << 20;  ///< logits are computed in pieces of this size
   std::function<void(index_t done, index_t all)> progress;  ///< called after each block; may be empty
 };
 
