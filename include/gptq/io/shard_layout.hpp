@@ -175,7 +175,8 @@ class shard_layout {
     json map = json::object();
     for (std::size_t const i : by_name_)
       map.get_ref<json::object_t&>().emplace_back(tensors_[i].tensor.name, shards_[tensors_[i].shard].name);
-    index_ = to_text({{"metadata", {{"total_size", total_}}}, {"weight_map", std::move(map)}});
+    json const document = {{"metadata", {{"total_size", total_}}}, {"weight_map", std::move(map)}};
+    index_ = to_text(document);
   }
 
   std::vector<planned_tensor> tensors_;
