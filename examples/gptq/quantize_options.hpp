@@ -146,7 +146,7 @@ inline void add_solve_options(CLI::App& command, quantize_arguments& a) {
   command.add_option("--bits-for", a.rules.bits_for, "Width of some layers: short for a rule +:regex (repeatable)")
       ->allow_extra_args(false)
       ->type_name("REGEX=N");
-  add_switch(command, "--lm-head", a.lm_head, "Quantize the output head too, where it is not tied to the embedding");
+  add_switch(command, "--lm-head", a.lm_head, "Quantize lm_head too, where it is not tied to the embedding");
   command
       .add_option("--damp-percent", a.damp_percent, "Damping as a fraction of the mean diagonal, 0 to 1; default 0.01")
       ->type_name("X");
@@ -189,7 +189,7 @@ inline void add_format_options(CLI::App& command, quantize_arguments& a) {
       ->check(CLI::IsMember({"llama"}))
       ->type_name("NAME");
   add_switch(command, "--true-sequential,!--no-true-sequential", a.true_sequential,
-             "Each stage of a block sees the quantized stages before it (the default), or only the blocks do");
+             "Calibrate each linear group on the quantized ones before it (the default), or only each decoder layer");
   command.add_option("--shard-size", a.shard_size, "Largest file of weights: 4GB, 500MB, 2GiB, bytes")
       ->default_str("4GB")
       ->type_name("SIZE");

@@ -24,12 +24,11 @@ struct series {
   char const* name;
   char const* color;
 };
-constexpr std::array<series, 5> all_series = {
-    {{"rtn_rel_loss", "rounding to nearest", "#8a8a8a"},
-     {"pass_loss", "after the pass, against its target", "#d98a00"},
-     {"refined_loss", "after refit and sweeps, against the target", "#0072b2"},
-     {"rel_loss", "result, against the weights", "#b0417f"},
-     {"float_loss", "result, against the float model's outputs", "#00875f"}}};
+constexpr std::array<series, 5> all_series = {{{"rtn_rel_loss", "rounding to nearest", "#8a8a8a"},
+                                               {"pass_loss", "after the pass, against its target", "#d98a00"},
+                                               {"refined_loss", "after refinement, against the target", "#0072b2"},
+                                               {"rel_loss", "result, against the weights", "#b0417f"},
+                                               {"float_loss", "result, against the float model's outputs", "#00875f"}}};
 
 constexpr char const* style = R"(
 body { font: 15px/1.45 system-ui, sans-serif; color: #1c1c1c; background: #fff; max-width: 78rem; margin: 2rem auto; padding: 0 1rem }
@@ -187,7 +186,7 @@ std::string histogram(json const& codes) {
 std::string table_of(json const& linears) {
   std::string text = "<div class=\"scroll\"><table><tr><th>layer</th><th>outputs × inputs</th><th>bits</th>";
   for (auto const& s : all_series) text += fmt::format("<th>{}</th>", s.name);
-  text += "<th>refit and sweeps gained</th><th>status</th><th>codes</th></tr>\n";
+  text += "<th>refinement gained</th><th>status</th><th>codes</th></tr>\n";
   for (auto const& l : linears) {
     text += fmt::format("<tr><td>{}</td><td>{} × {}</td><td>{}</td>", escaped(l.at("name").get<std::string>()),
                         l.at("N").get<std::int64_t>(), l.at("K").get<std::int64_t>(), l.at("bits").get<int>());
@@ -247,8 +246,9 @@ std::string facts(json const& report) {
                               o.at("sym").get<bool>() ? "symmetric" : "with zero points",
                               o.at("order").get<std::string>(), o.at("format").get<std::string>()));
   add("aims at",
-      fmt::format("target shift {:g}, residual shift {:g}, refit {}, sweeps {}", o.at("target_shift").get<double>(),
-                  o.at("residual_shift").get<double>(), o.at("refit").get<int>(), o.at("sweeps").get<int>()));
+      fmt::format("target shift {:g}, residual shift {:g}, scale re-estimation {}, coordinate-descent passes {}",
+                  o.at("target_shift").get<double>(), o.at("residual_shift").get<double>(), o.at("refit").get<int>(),
+                  o.at("sweeps").get<int>()));
   add("calibration",
       fmt::format("{}: {}, {} tokens", c.at("file").get<std::string>(),
                   counted(c.at("samples").get<std::int64_t>(), "sample"), c.at("tokens").get<std::int64_t>()));

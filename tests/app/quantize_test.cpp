@@ -231,7 +231,7 @@ TEST_CASE("--report FILE.html is one page with every layer, its tags closed, not
   arguments[2] = (m.results() / "a<b>&c").string();
   run_well(arguments);
   std::string const page = test::file_text(file);
-  CHECK_THAT(page, test::contains("a&lt;b&gt;&amp;c") && test::contains("after refit and sweeps"));
+  CHECK_THAT(page, test::contains("a&lt;b&gt;&amp;c") && test::contains("after refinement"));
   for (char const* const fetched : {"http", "src=", "href", "url(", "@import", "<script"})
     CHECK(page.find(fetched) == std::string::npos);
   for (int block = 0; block < 4; ++block)

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Whether the pages agree with the sources: tests/checks/pages.py [--words]
+"""Whether the pages agree with the sources: tests/checks/pages.py
 
 Links between pages lead somewhere, files that pages name and pages that comments name are there, and the messages that docs/questions.md
-explains are in the sources. With --words: none of the words
-in words.txt stands in public headers, pages, or messages of the app, but where that list allows it.
+explains are in the sources. None of the words in words.txt stands in public headers, pages, or messages of the app, but where that list
+allows it.
 """
 
 import pathlib
@@ -77,9 +77,7 @@ def retired_words():
 
 
 def main():
-    faults = [*broken_links(), *lost_messages()]
-    if "--words" in sys.argv:
-        faults += [*lost_files(), *retired_words()]
+    faults = [*broken_links(), *lost_files(), *lost_messages(), *retired_words()]
     print("\n".join([*faults, f"{len(PAGES)} pages, {len(faults)} faults"]))
     return 1 if faults else 0
 

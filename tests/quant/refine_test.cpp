@@ -209,7 +209,9 @@ TEST_CASE("target: the reported losses are those of a direct product, and the sh
   }
 }
 
-TEST_CASE("refine: refit and sweeps lower the objective, for every width, grouping and order") {
+TEST_CASE(
+    "refine: scale re-estimation and coordinate-descent passes lower the objective, for every width, grouping and "
+    "order") {
   test::backend b;
   auto const m = make_moved(20, 256, 600, 8, 2);
   seen<test::backend> const s(b, m);

@@ -138,8 +138,6 @@ class asymmetric_sums {
 
 template <class B>
 asymmetric_sums(B&, index_t) -> asymmetric_sums<B>;
-template <class B>  // until its last caller has the new name
-using drift = asymmetric_sums<B>;
 
 }  // namespace v0
 }  // namespace gptq

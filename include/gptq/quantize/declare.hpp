@@ -199,7 +199,7 @@ inline void declare_layers(quantization_config& c, quantization_plan const& plan
   with_format(c.format, [&](auto f) { f.declare_float(c, floats); });
 }
 
-/// `head` is the name of the output head, which compressed-tensors must be told to leave alone.
+/// `head` is the name of lm_head, which compressed-tensors must be told to leave alone.
 inline quantization_config quantization_settings(quantization_plan const& plan, recipe const& r,
                                                  std::string const& head) {
   quant_spec const& s = r.spec;

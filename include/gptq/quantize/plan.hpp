@@ -120,7 +120,7 @@ class quantization_plan {
     return all_[first_[static_cast<std::size_t>(block)][g]].spec;
   }
 
-  /// The output head, if it is to be quantized.
+  /// lm_head, if it is to be quantized.
   [[nodiscard]] planned_linear const* head() const { return has_head_ && all_.back().spec ? &all_.back() : nullptr; }
 
   /// The layers that will be quantized.
