@@ -183,6 +183,7 @@ class basic_host_backend {
   }
 };
 
+/// The host backend that users want: solves in float.
 using host_backend = basic_host_backend<float>;
 static_assert(refining_backend<host_backend> && refines_as_promised<host_backend>);
 static_assert(refining_backend<basic_host_backend<double>> && refines_as_promised<basic_host_backend<double>>);

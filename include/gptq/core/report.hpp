@@ -19,6 +19,7 @@ enum class outcome : unsigned char {
   rtn_not_pd,   ///< no factorization succeeded: rounded to nearest
 };
 
+/// The name that reports use: "ok", "few_tokens", …
 constexpr char const* to_string(outcome o) {
   constexpr char const* names[] = {"ok",         "few_tokens",  "factor_fp64", "damp_raised",
                                    "diag_floor", "rtn_no_data", "rtn_not_pd"};

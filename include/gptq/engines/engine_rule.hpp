@@ -19,6 +19,7 @@ inline namespace v0 {
 /// Programs that load GPTQ checkpoints.
 enum class engine : unsigned char { vllm, sglang, transformers, gptqmodel, exllamav2, llama_cpp, ort_genai, openvino };
 
+/// Their names, in the order of `engine`.
 inline constexpr std::array<char const*, 8> engine_names = {"vllm",      "sglang",    "transformers", "gptqmodel",
                                                             "exllamav2", "llama.cpp", "ort-genai",    "openvino"};
 
@@ -38,6 +39,7 @@ enum class verdict : unsigned char {
   degraded,  ///< it works, slower or with a warning
 };
 
+/// The verdict in words.
 constexpr char const* to_string(verdict v) {
   return v == verdict::refused ? "refused" : v == verdict::wrong ? "wrong numbers" : "degraded";
 }

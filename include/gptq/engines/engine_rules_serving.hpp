@@ -98,6 +98,7 @@ inline void check_vllm_shapes(served_model const& m, rule_report& r) {
 
 }  // namespace detail
 
+/// Of vLLM.
 inline constexpr std::array<engine_rule, 10> vllm_rules = {{
     {"V1",
      engine::vllm,
@@ -197,6 +198,7 @@ inline constexpr std::array<engine_rule, 10> vllm_rules = {{
      }},
 }};
 
+/// Of SGLang.
 inline constexpr std::array<engine_rule, 6> sglang_rules = {{
     {"S1",
      engine::sglang,

@@ -66,6 +66,7 @@ inline bool made_by_gptqmodel(served_model const& m) {
 
 }  // namespace detail
 
+/// Of transformers with optimum.
 inline constexpr std::array<engine_rule, 4> transformers_rules = {{
     {"T2", engine::transformers, verdict::refused, "group_size, damp_percent and dataset are values that it takes",
      "quantize in groups of 128, or remove the key", remedy::group_size_128,
@@ -104,6 +105,7 @@ inline constexpr std::array<engine_rule, 4> transformers_rules = {{
      }},
 }};
 
+/// Of GPTQModel.
 inline constexpr std::array<engine_rule, 4> gptqmodel_rules = {{
     {"G1",
      engine::gptqmodel,
@@ -149,6 +151,7 @@ inline constexpr std::array<engine_rule, 4> gptqmodel_rules = {{
      }},
 }};
 
+/// Of ExLlamaV2.
 inline constexpr std::array<engine_rule, 6> exllamav2_rules = {{
     {"E1", engine::exllamav2, verdict::wrong, "4 bits, in GPTQ's format", "quantize to 4 bits", remedy::bits_4,
      [](served_model const& m, rule_report& r) {
@@ -223,6 +226,7 @@ inline constexpr std::array<engine_rule, 6> exllamav2_rules = {{
      }},
 }};
 
+/// Of llama.cpp.
 inline constexpr std::array<engine_rule, 3> llama_cpp_rules = {{
     {"L1", engine::llama_cpp, verdict::refused, "2, 4 or 8 bits, the same everywhere", "quantize to 4 bits",
      remedy::bits_4,
@@ -256,6 +260,7 @@ inline constexpr std::array<engine_rule, 3> llama_cpp_rules = {{
      }},
 }};
 
+/// Of ONNX Runtime GenAI.
 inline constexpr std::array<engine_rule, 3> ort_genai_rules = {{
     {"O1", engine::ort_genai, verdict::wrong, "format gptq", "write format gptq", remedy::format_gptq,
      [](served_model const& m, rule_report& r) {
@@ -299,6 +304,7 @@ inline constexpr std::array<engine_rule, 3> ort_genai_rules = {{
      }},
 }};
 
+/// Of OpenVINO.
 inline constexpr std::array<engine_rule, 1> openvino_rules = {{
     {"P1",
      engine::openvino,

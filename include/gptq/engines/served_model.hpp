@@ -67,6 +67,7 @@ inline bool in_block(std::string_view name) {
   return false;
 }
 
+/// What a bias tensor holds; null: there is none.
 inline bias_content content_of(tensor_view const* bias) {
   if (!bias) return bias_content::none;
   bool zero = true;

@@ -22,6 +22,7 @@
 namespace gptq {
 inline namespace v0 {
 
+/// How tensors are divided among files.
 struct shard_options {
   /// Bytes of tensor data in a shard at most; a tensor that is larger gets a shard of its own.
   std::uint64_t shard_size = 4'000'000'000;

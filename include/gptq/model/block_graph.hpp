@@ -39,6 +39,7 @@ enum class operation : unsigned char {
   combine            ///< y = sum over a token's experts of weight times their result
 };
 
+/// The name that messages use.
 constexpr char const* to_string(operation o) {
   constexpr char const* names[] = {"norm",  "linear",           "attention",        "gated_activation", "add",
                                    "slice", "multiply_sigmoid", "latent_attention", "convolution",      "delta_rule",
@@ -49,6 +50,7 @@ constexpr char const* to_string(operation o) {
 /// Which rows a value has: one for each token, one for each pair of token and expert, or a routing table.
 enum class value_rows : unsigned char { tokens, routed, table };
 
+/// A matrix that passes between nodes: its features, and what its rows are.
 struct graph_value {
   index_t width = 0;  ///< features
   value_rows rows = value_rows::tokens;
@@ -81,6 +83,7 @@ struct linear_group {
   [[nodiscard]] index_t outputs() const { return linears.empty() ? 0 : linears.back().first_row + linears.back().rows; }
 };
 
+/// One operation: what it reads, which tensors it needs, and the value that it writes.
 struct graph_node {
   operation op = operation::add;
   std::vector<int> reads;         ///< values; of `add` the first is what the second is added to

@@ -37,6 +37,7 @@ enum class window_rule : unsigned char { none, all, flagged, alternating };
 /// How config.json describes the rotary embedding: as transformers does, or by base_seqlen and training_seqlen.
 enum class rotary_rule : unsigned char { standard, telechat };
 
+/// One linear: its name, what its rows are, and when it has a bias.
 struct linear_rule {
   std::string_view name;  ///< below the block; empty: none
   linear_output out = linear_output::hidden;
@@ -76,6 +77,7 @@ struct key_spelling {
   char const* activation = "hidden_act";  ///< null: no key says so, it is silu
 };
 
+/// A family: everything about it that is data. What is not set is as in Llama.
 struct family_rule {
   std::string_view model_type;  ///< as in config.json
   std::string_view label;       ///< for people
@@ -124,6 +126,7 @@ constexpr family_rule with_llama_linears(family_rule f, bias_rule qkv, bias_rule
 
 }  // namespace detail
 
+/// The families that there are, by model_type.
 inline constexpr std::array<family_rule, 7> families = {{
     detail::with_llama_linears({.model_type = "gemma2",
                                 .label = "Gemma 2",

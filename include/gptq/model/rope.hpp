@@ -20,6 +20,7 @@ inline namespace v0 {
 ///   telechat  with L at least `trained_positions`, the base grows by a^(d/(d−2)), a = 2^ceil(log2(L/M) + 1) − 1
 enum class rope_type : unsigned char { none, linear, dynamic, llama3, yarn, longrope, telechat };
 
+/// Rotary embedding: how it is scaled, and the numbers for that. Those that its type does not name are not looked at.
 struct rope_config {
   rope_type type = rope_type::none;
   index_t dim = 0;     ///< features of a head that are rotated, even

@@ -54,6 +54,7 @@ struct recipe {
   std::map<std::string, std::string> meta;  ///< recorded in the quantization settings beside quantizer and order
 };
 
+/// Their names, in the order of `preset`.
 inline constexpr std::array<char const*, 3> preset_names = {"default", "best", "parity"};
 
 /// "natural", "desc_act", "group_aware"

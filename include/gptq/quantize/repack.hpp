@@ -22,12 +22,14 @@
 namespace gptq {
 inline namespace v0 {
 
+/// What repack() is to write.
 struct repack_options {
   std::optional<checkpoint_format> format;  ///< as found, if not given
   std::uint64_t shard_size = 4'000'000'000;
   bool overwrite = false;
 };
 
+/// What repack() wrote.
 struct repack_report {
   std::size_t layers = 0;
   checkpoint_format from = checkpoint_format::gptq;

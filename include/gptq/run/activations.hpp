@@ -16,6 +16,7 @@
 namespace gptq {
 inline namespace v0 {
 
+/// How much is worked on and kept at a time.
 struct activation_options {
   index_t micro_batch = 2048;  ///< tokens: samples are worked on together up to so many; a longer one alone
   std::size_t keep_bytes = std::size_t(1) << 30;  ///< inputs of a group that a product makes are kept where they fit

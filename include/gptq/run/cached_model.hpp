@@ -19,6 +19,7 @@
 namespace gptq {
 inline namespace v0 {
 
+/// What a cached_model is opened with.
 struct cached_model_options {
   packed_layers packed = packed_layers::keep;  ///< a backend that can't multiply with them gets matrices
   index_t micro_batch = 512;                   ///< tokens that go through a layer together

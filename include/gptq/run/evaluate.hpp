@@ -20,6 +20,7 @@
 namespace gptq {
 inline namespace v0 {
 
+/// How a text is scored, and how much memory that takes.
 struct evaluation_options {
   index_t context = 512;  ///< tokens of a window; each predicts the next, so a window counts context − 1 predictions
   activation_options activations;
@@ -28,6 +29,7 @@ struct evaluation_options {
   std::function<void(index_t done, index_t all)> progress;  ///< called after each block; may be empty
 };
 
+/// What a model makes of a text, and how far it is from a reference.
 struct evaluation {
   double perplexity = 0;  ///< exp of the mean of −log p over all predictions
   index_t tokens = 0;     ///< predictions
@@ -46,6 +48,7 @@ struct window_spread {
   double most = 0;
 };
 
+/// How `values`, one for each window, lie around their mean. All zero without any.
 inline window_spread spread_of(std::span<double const> values) {
   window_spread s;
   if (values.empty()) return s;

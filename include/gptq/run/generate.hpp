@@ -22,6 +22,7 @@
 namespace gptq {
 inline namespace v0 {
 
+/// How tokens are chosen, and when to stop.
 struct generate_options {
   index_t max_new_tokens = 64;
   double temperature = 0;  ///< logits are divided by it before one is drawn; 0: the first largest one
@@ -31,8 +32,10 @@ struct generate_options {
   packed_layers packed = packed_layers::keep;
 };
 
+/// Why it stopped.
 enum class generation_end : unsigned char { stop_id, max_new_tokens, positions };
 
+/// What was generated, and how fast.
 struct generation {
   std::vector<std::int32_t> ids;  ///< the new tokens, without the stop id
   generation_end end = generation_end::max_new_tokens;

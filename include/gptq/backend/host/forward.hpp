@@ -192,6 +192,7 @@ class basic_host_forward {
   matrix<T> scores_;
 };
 
+/// Runs models in float.
 using host_forward = basic_host_forward<float>;
 
 }  // namespace GPTQ_FLAGS
