@@ -19,7 +19,7 @@ def main():
     page = (ROOT / "docs" / "backends.md").read_text(encoding="utf-8")
     named = set(re.findall(r"`(\w+)(?=[<(`])", page))
     concepts = {}
-    for folder in ("core", "run", "quantize"):
+    for folder in ("core", "pack", "run", "quantize"):
         for header in sorted((ROOT / "include" / "gptq" / folder).glob("*.hpp")):
             concepts.update(verbs(header.read_text(encoding="utf-8")))
     lost = [f"docs/backends.md does not name {verb} of {name}" for name, all_verbs in concepts.items() for verb in sorted(all_verbs - named)]

@@ -243,6 +243,7 @@ namespace {
 /// waited for and not before.
 class lending_backend : public B {
  public:
+  static constexpr bool fetches = true;
   struct lent {
     matrix<float> m;
     matrix_view<float> view() { return m.view(); }
@@ -267,7 +268,8 @@ class lending_backend : public B {
  private:
   std::vector<std::pair<matrix<float>, matrix_view<float>>> on_the_way_;
 };
-static_assert(gptq::fetching_backend<lending_backend> && !gptq::fetching_backend<B>);
+static_assert(gptq::fetching_backend<lending_backend> && gptq::fetches_as_promised<lending_backend>);
+static_assert(!gptq::fetching_backend<B>);
 
 }  // namespace
 

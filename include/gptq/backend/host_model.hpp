@@ -8,6 +8,7 @@
 #include <gptq/pack/dequantize.hpp>
 #include <gptq/pack/matmul.hpp>
 #include <gptq/pack/pack.hpp>
+#include <gptq/pack/packed_backend.hpp>
 
 #include <algorithm>
 #include <cstddef>
@@ -20,6 +21,7 @@ inline namespace GPTQ_FLAGS {
 /// Models pipeline_backend, evaluation_backend and packed_backend.
 class host_model_backend : public host_backend, public host_forward {
  public:
+  static constexpr bool multiplies_packed = true;
   using packed_layer = packed_view;
 
   using host_backend::add;
@@ -61,6 +63,7 @@ class host_model_backend : public host_backend, public host_forward {
  private:
   matrix<float> sum_;
 };
+static_assert(packed_backend<host_model_backend> && multiplies_packed_as_promised<host_model_backend>);
 
 }  // namespace GPTQ_FLAGS
 }  // namespace v0

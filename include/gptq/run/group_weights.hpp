@@ -1,31 +1,15 @@
 /// The linears of a group, which read the same input, as matrices or packed, and their product.
 #pragma once
 
-#include <gptq/core/model_backend.hpp>
 #include <gptq/model/block_graph.hpp>
-#include <gptq/pack/packed_linear.hpp>
+#include <gptq/pack/packed_backend.hpp>
 
-#include <concepts>
 #include <optional>
 #include <type_traits>
 #include <vector>
 
 namespace gptq {
 inline namespace v0 {
-
-/// A forward_backend that multiplies with packed layers as they are. For a backend b:
-///
-///   b.adopt_packed(packed)     the layer in the backend's memory; on the host that is the view, and what it shows stays
-///   b.linear(x, layer, bias, y), b.add_linear(x, layer, bias, y)
-///                              as with the weight that the layer stands for, of which there is never a whole copy
-template <class B>
-concept packed_backend = forward_backend<B> &&
-    requires(B& b, packed_view const& packed, typename B::packed_layer const& layer,
-             view_of<B, typename B::activation const> x, view_of<B, typename B::activation> y) {
-  { b.adopt_packed(packed) } -> std::same_as<typename B::packed_layer>;
-  b.linear(x, layer, x, y);
-  b.add_linear(x, layer, x, y);
-};
 
 namespace detail {
 

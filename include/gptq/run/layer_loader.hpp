@@ -2,6 +2,7 @@
 #pragma once
 
 #include <gptq/core/error.hpp>
+#include <gptq/core/model_abilities.hpp>
 #include <gptq/run/load_layer.hpp>
 
 #include <cstddef>
@@ -11,17 +12,6 @@
 
 namespace gptq {
 inline namespace v0 {
-
-/// A backend that takes weights beside other work: between begin_upload_ahead() and end_upload_ahead() another thread
-/// may call upload_ahead(bytes, view) with elements as a file holds them.
-template <class B>
-concept uploading_backend = forward_backend<B> &&
-    requires(B& b, view_of<B, typename B::activation> to, std::span<std::byte const> bytes) {
-  b.begin_upload_ahead();
-  b.upload_ahead(bytes, to);
-  b.end_upload_ahead();
-  b.all_finite(view_of<B, typename B::activation const>(to));
-};
 
 /// Gives the layers of a model in the backend's memory, one at a time. With an uploading_backend, take() also begins
 /// the next one: groups that are stored in the backend's own type; with any other, and for all the rest, it loads.

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <gptq/core/float16.hpp>
+#include <gptq/core/model_abilities.hpp>
 #include <gptq/model/weights.hpp>
 #include <gptq/run/layer.hpp>
 
@@ -34,15 +35,13 @@ bool stored_as(model_weights const& weights, linear_group const& group) {
   return true;
 }
 
-/// The stacked weights of a group. A backend that has upload_bytes(bytes, view) takes what is stored in its own type as
-/// it is, without a way through float on the host.
+/// The stacked weights of a group. An uploading_backend takes what is stored in its own type as it is, without a way
+/// through float on the host.
 template <forward_backend B>
 matrix_of<B, typename B::activation> load_group_weight(B& b, model_weights const& weights, linear_group const& group) {
   using T = typename B::activation;
-  if constexpr (requires(view_of<B, T> to, view_of<B, T const> from, std::span<std::byte const> bytes) {
-                  b.upload_bytes(bytes, to);
-                  b.all_finite(from);
-                }) {
+  static_assert(uploads_as_promised<B>, "gptq: the backend says that it uploads and lacks one of the verbs");
+  if constexpr (uploading_backend<B>) {
     if (stored_as<T>(weights, group)) {
       auto all = b.template make<T>(group.outputs(), group.inputs());
       view_of<B, T> const to = all;

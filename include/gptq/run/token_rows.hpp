@@ -1,31 +1,15 @@
-/// One row for each token of a stream, in the backend's memory or in host memory that it copies from by itself.
+/// One row for each token of a batch, in the backend's memory or in host memory that it copies from by itself.
 #pragma once
 
 #include <gptq/core/error.hpp>
-#include <gptq/core/model_backend.hpp>
+#include <gptq/core/model_abilities.hpp>
 
 #include <algorithm>
 #include <array>
-#include <concepts>
 #include <utility>
 
 namespace gptq {
 inline namespace v0 {
-
-/// A backend with a memory of its own that host memory can stand in for, at the speed of a bus:
-///
-///   b.make_pinned<T>(rows, cols)       a matrix in host memory
-///   b.fetch(pinned, to)                pinned to backend, in the order of the other work
-///   b.store(from, pinned)              the other way
-///   b.fetch_ahead(pinned, to)          begins after the work so far and runs beside what follows
-///   b.join_fetch()                     what comes now waits for all copies ahead
-template <class B>
-concept fetching_backend = forward_backend<B> && requires(B& b, view_of<B, typename B::activation> own) {
-  b.store(own, b.template make_pinned<typename B::activation>(1, 1).view());
-  b.fetch(b.template make_pinned<typename B::activation>(1, 1).view(), own);
-  b.fetch_ahead(b.template make_pinned<typename B::activation>(1, 1).view(), own);
-  b.join_fetch();
-};
 
 namespace detail {
 
@@ -51,6 +35,8 @@ struct row_span {
 /// [tokens × cols]. In host memory, the rows in use and those that come next are copied to one of two slots.
 template <forward_backend B>
 class token_rows {
+  static_assert(fetches_as_promised<B>, "gptq: the backend says that it fetches and lacks one of the verbs");
+
  public:
   using activation = typename B::activation;
   using view = view_of<B, activation>;

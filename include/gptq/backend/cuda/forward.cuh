@@ -5,7 +5,8 @@
 #include <gptq/backend/cuda/attention.cuh>
 #include <gptq/backend/cuda/evaluate.cuh>
 #include <gptq/backend/cuda/packed_product.cuh>
-#include <gptq/core/model_backend.hpp>
+#include <gptq/core/model_abilities.hpp>
+#include <gptq/pack/packed_backend.hpp>
 
 #include <cstdint>
 #include <span>
@@ -59,6 +60,9 @@ class basic_cuda_model_backend : public cuda_backend {
   }
   void linear(const_view x, const_view w, const_view bias, view<T> y) { product(x, w, bias, false, y); }
   void add_linear(const_view x, const_view w, const_view bias, view<T> y) { product(x, w, bias, true, y); }
+  static constexpr bool multiplies_packed = true;
+  static constexpr bool fetches = true;
+  static constexpr bool uploads = true;
   using packed_layer = device_packed_layer;
   packed_layer adopt_packed(packed_view const& packed) { return detail::upload_packed(*context(), packed); }
   void linear(const_view x, packed_layer const& w, const_view bias, view<T> y) {
@@ -132,6 +136,9 @@ class basic_cuda_model_backend : public cuda_backend {
 using cuda_model_backend = basic_cuda_model_backend<bfloat16>;
 
 static_assert(forward_backend<basic_cuda_model_backend<float>> && evaluation_backend<cuda_model_backend>);
+static_assert(packed_backend<cuda_model_backend> && multiplies_packed_as_promised<cuda_model_backend>);
+static_assert(fetching_backend<cuda_model_backend> && fetches_as_promised<cuda_model_backend>);
+static_assert(uploading_backend<cuda_model_backend> && uploads_as_promised<cuda_model_backend>);
 
 }  // namespace v0
 }  // namespace gptq
