@@ -293,24 +293,3 @@ TEST_CASE("host forward: cross entropy and divergence equal their definitions") 
   b.divergence(p, p, kl, same);
   for (double const d : kl) CHECK(d == 0);
 }
-
-#if defined(_OPENMP)
-TEST_CASE("host forward: the number of threads changes no bit of attention and norms") {
-  attention_shape const shape = fused_shape(4, 2, 16);
-  std::vector<index_t> const bounds = {0, 130, 135, 300};
-  auto const x = random_matrix(300, 128, 16);
-  auto const weight = random_matrix(1, 128, 17);
-  auto const run = [&](int threads) {
-    int const before = omp_get_max_threads();
-    omp_set_num_threads(threads);
-    gptq::host_forward b;
-    matrix<float> out(300, 64 + 128);
-    b.attention(x, x, x, {bounds, bounds}, shape, out.view().col_range(0, 64));
-    b.rms_norm(x, weight, 1e-6f, false, out.view().col_range(64, 128));
-    omp_set_num_threads(before);
-    return out;
-  };
-  auto const one = run(1);
-  CHECK(max_difference(one, run(3)) == 0);
-}
-#endif

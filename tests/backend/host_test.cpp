@@ -1,4 +1,4 @@
-/// What is the host backend's own: the fast power, tiles at odd sizes, threads.
+/// What is the host backend's own: the fast power, tiles at odd sizes.
 #include "support/catch.hpp"
 #include "support/synthetic.hpp"
 
@@ -115,29 +115,3 @@ TEST_CASE("host: NaN and Inf are seen wherever they are") {
         CHECK_FALSE(b.all_finite(gptq::matrix_view<gptq::float16 const>(half)));
       }
 }
-
-#if defined(_OPENMP)
-TEST_CASE("host: the number of threads changes no code") {
-  auto const l = test::make_layer(200, 256, 600, 19);
-  std::vector<matrix<std::uint8_t>> codes;
-  int const before = omp_get_max_threads();
-  for (int threads : {1, 2, 5}) {
-    omp_set_num_threads(threads);
-    gptq::host_backend b;
-    gptq::hessian h{b, 256};
-    h.add(l.x);
-    codes.push_back(
-        std::move(gptq::quantize_stack(b, l.w.view(), h, {.order = gptq::column_order::group_aware}).linear.codes));
-  }
-  omp_set_num_threads(before);
-  for (auto const& c : codes) CHECK(std::equal(c.data(), c.data() + c.size(), codes.front().data()));
-}
-
-TEST_CASE("host: an exception in one task ends the loop and arrives") {
-  CHECK_THROWS_AS(gptq::detail::parallel_for(100,
-                                             [](index_t i) {
-                                               if (i == 37) throw gptq::shape_error("37");
-                                             }),
-                  gptq::shape_error);
-}
-#endif

@@ -80,6 +80,14 @@ TEST_CASE("activations: micro-batches are groups of whole samples, a long one al
   CHECK(bounds == std::vector<std::vector<index_t>>{{0, 5, 6}, {0, 17}, {0, 30}, {0, 4, 8}, {0, 9}});
 }
 
+TEST_CASE("activations: no micro-batch crosses the border of a leaf") {
+  fixture f;
+  auto const s = f.start({.micro_batch = 100, .leaves = 4});  // two samples a leaf, of which one has no token
+  std::vector<std::pair<index_t, index_t>> leaves;
+  for (auto const& batch : s.micro_batches()) leaves.emplace_back(batch.leaf, batch.rows);
+  CHECK(leaves == std::vector<std::pair<index_t, index_t>>{{0, 5}, {1, 18}, {2, 34}, {3, 13}});
+}
+
 TEST_CASE("activations: stage by group gives what a whole block gives, wherever things are kept") {
   fixture f;
   gptq::activation_options options;

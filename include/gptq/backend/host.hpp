@@ -129,13 +129,11 @@ class basic_host_backend {
       detail::add_squares<Scalar>(y, weights.col_range(p, rows), sums);
     }
   }
-  /// Strips of outputs, solved independently: wide enough for full-rate products, enough of them to keep threads busy.
+  /// Tiles of outputs, solved independently: wide enough for products at full rate, narrow enough to keep 16 threads busy
+  /// with 2048 outputs. The width is a constant, since the order of sums may depend on it.
   template <class F>
   void for_each_tile(index_t outputs, F&& f) {
-    index_t const threads = detail::thread_count();
-    index_t const wanted = (outputs + 2 * threads - 1) / (2 * threads);
-    index_t const width = std::clamp<index_t>((wanted + 63) / 64 * 64, 64, 512);
-    detail::parallel_pieces(outputs, width, f);
+    detail::parallel_pieces(outputs, 128, f);
   }
   static constexpr index_t outer_block = 256;
 

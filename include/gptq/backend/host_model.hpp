@@ -45,6 +45,7 @@ class host_model_backend : public host_backend, public host_forward {
 
   packed_layer adopt_packed(packed_view const& packed) { return packed; }
   void linear(const_view x, packed_view const& w, const_view bias, view y) {
+    // Where matmul's outputs are cut changes no sum, as its documentation says: long ranges stream best.
     index_t const share = (w.out_features + detail::thread_count() - 1) / detail::thread_count();
     index_t const piece = std::max((share + 63) / 64 * 64, index_t(256));  // what matmul likes; less wakes no thread
     detail::parallel_pieces(w.out_features, piece, [&](index_t first, index_t count) {

@@ -10,9 +10,9 @@ inline namespace v0 {
 /// border of a leaf, so that any number of workers up to this one can share the samples and come to the same sums.
 inline constexpr index_t most_leaves = 8;
 
-/// The leaf, from 0 on, of sample `sample` of `samples`.
-constexpr index_t leaf_of(index_t sample, index_t samples) {
-  return sample * (samples < most_leaves ? samples : most_leaves) / samples;
+/// The leaf, from 0 on, of sample `sample` of `samples` that are cut into `leaves`.
+constexpr index_t leaf_of(index_t sample, index_t samples, index_t leaves = most_leaves) {
+  return sample * (samples < leaves ? samples : leaves) / samples;
 }
 
 }  // namespace v0

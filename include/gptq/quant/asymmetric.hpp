@@ -106,9 +106,10 @@ matrix_of<B, typename B::scalar> asymmetric_target(B& b, view_of<B, W> weight, f
   if (weight.cols != in || d.in_features() != in)
     throw shape_error("asymmetric_target: weights have " + std::to_string(weight.cols) + " inputs, the sums " +
                       std::to_string(d.in_features()) + ", the Hessian " + std::to_string(in));
-  bool const residual = options.residual != 0 && d.residual().rows() != 0;
-  if (residual && d.residual().cols() != out)
-    throw shape_error("asymmetric_target: the residual stream has " + std::to_string(d.residual().cols()) +
+  const_view const cross = d.cross(), of_residual = d.residual();  // the sums end here, not in each tile
+  bool const residual = options.residual != 0 && of_residual.rows != 0;
+  if (residual && of_residual.cols != out)
+    throw shape_error("asymmetric_target: the residual stream has " + std::to_string(of_residual.cols) +
                       " columns, the layer " + std::to_string(out) + " outputs");
   view_of<B, std::remove_const_t<W> const> const w = weight;
 
@@ -133,12 +134,12 @@ matrix_of<B, typename B::scalar> asymmetric_target(B& b, view_of<B, W> weight, f
       auto moved = b.template make<scalar>(in, count);  // (α·W·D + β·E)ᵀ
       auto ordered = b.template make<scalar>(in, count);
       if (residual) {
-        b.copy(const_view(d.residual()).col_range(first, count), moved);
+        b.copy(of_residual.col_range(first, count), moved);
         b.scale_rows(residual_weight, moved);
       } else {
         b.fill(view_of<B, scalar>(moved), scalar(0));
       }
-      b.multiply_add(static_cast<scalar>(options.target * f.scale), d.cross(), transpose::no, stored, moved);
+      b.multiply_add(static_cast<scalar>(options.target * f.scale), cross, transpose::no, stored, moved);
       b.gather_rows(moved, f.order, ordered);
       damped->solve(ordered);
       b.gather_rows(ordered, inverse_order, moved);

@@ -58,7 +58,7 @@ class ordered_sum {
     filled_ = true;
   }
 
-  /// The sum of all leaves so far; none may follow. Mutable, for sums that were taken elsewhere.
+  /// The sum of all leaves so far; none may follow. The first call does the work: not in several threads. Mutable, for sums that were taken elsewhere.
   matrix_of<B, scalar>& total() {
     if (!total_) finish();
     total_ = true;

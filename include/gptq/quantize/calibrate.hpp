@@ -2,6 +2,7 @@
 /// asks for that, through the float model; Hessians and sums of asymmetric calibration of the groups that they reach.
 #pragma once
 
+#include <gptq/core/leaves.hpp>
 #include <gptq/model/weights.hpp>
 #include <gptq/quant/quantize.hpp>
 #include <gptq/quantize/job.hpp>
@@ -96,6 +97,7 @@ class calibration {
           timed(report_, "forward", [&] { return again([&] { return quantized_.input(group, layer, m); }); });
       auto const& tokens = quantized_.micro_batches()[m];
       try {
+        if (seen) timed(report_, "gram", [&] { begin_leaf(*seen, tokens, again); });
         if (seen) timed(report_, "gram", [&] { seen->h.add(x, static_cast<index_t>(tokens.bounds.size()) - 1); });
         if (original) {
           auto const x_float = timed(report_, "forward", [&] { return float_->input(group, *original, m); });
@@ -150,6 +152,7 @@ class calibration {
     for (auto const& tokens : quantized_.micro_batches()) {
       auto const inputs = normed(quantized_, tokens, x);
       try {
+        timed(report_, "gram", [&] { begin_leaf(seen, tokens, again); });
         timed(report_, "gram", [&] { seen.h.add(inputs, static_cast<index_t>(tokens.bounds.size()) - 1); });
         if (!float_) continue;
         auto const float_inputs = normed(*float_, tokens, x_float);
@@ -162,9 +165,20 @@ class calibration {
   }
 
  private:
+  /// What is added to the sums from now on is of these tokens' leaf.
+  template <class Again>
+  void begin_leaf(group_statistics<B>& seen, token_range<B> const& tokens, Again&& again) {
+    again([&] {
+      seen.h.begin_leaf(tokens.leaf);
+      if (seen.moved) seen.moved->begin_leaf(tokens.leaf);
+    });
+  }
+
   activations<B> start(typename activations<B>::samples const& samples, activation_options const& memory) {
-    return {b_,    weights_.config(), weights_.layers(), samples, b_.template adopt<activation>(weights_.embedding()),
-            memory};
+    activation_options options = memory;
+    options.leaves = most_leaves;
+    return {b_,     weights_.config(), weights_.layers(), samples, b_.template adopt<activation>(weights_.embedding()),
+            options};
   }
 
   void tell_progress(layer_weights<B> const& layer, std::size_t group, token_range<B> const& tokens) const {

@@ -2,6 +2,7 @@
 /// linear group.
 #pragma once
 
+#include <gptq/core/leaves.hpp>
 #include <gptq/core/model_backend.hpp>
 #include <gptq/run/layer.hpp>
 #include <gptq/run/token_rows.hpp>
@@ -20,6 +21,7 @@ inline namespace v0 {
 struct activation_options {
   index_t micro_batch = 2048;  ///< tokens: samples are worked on together up to so many; a longer one alone
   std::size_t keep_bytes = std::size_t(1) << 30;  ///< inputs of a group that a product makes are kept where they fit
+  index_t leaves = 1;    ///< pieces of the samples, by number, whose borders no micro-batch crosses
   bool on_host = false;  ///< hidden states and attention outputs wait in host memory (a fetching_backend's)
 };
 
@@ -202,10 +204,13 @@ class activations {
   void divide(std::size_t group) {
     index_t row = 0;
     micro_batches_.clear();
-    for (index_t const length : lengths_) {
+    auto const count = static_cast<index_t>(lengths_.size());
+    for (index_t s = 0; s < count; ++s) {
+      index_t const length = lengths_[static_cast<std::size_t>(s)], leaf = leaf_of(s, count, options_.leaves);
       if (length == 0) continue;
-      if (micro_batches_.empty() || micro_batches_.back().rows + length > options_.micro_batch)
-        micro_batches_.push_back({.first = row, .rows = 0, .bounds = {0}, .positions = {}});
+      if (micro_batches_.empty() || micro_batches_.back().leaf != leaf ||
+          micro_batches_.back().rows + length > options_.micro_batch)
+        micro_batches_.push_back({.first = row, .rows = 0, .bounds = {0}, .positions = {}, .leaf = leaf});
       micro_batches_.back().rows += length;
       micro_batches_.back().bounds.push_back(micro_batches_.back().rows);
       row += length;

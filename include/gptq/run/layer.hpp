@@ -36,6 +36,7 @@ struct token_range {
   index_t rows = 0;
   std::vector<index_t> bounds;               ///< first row of each sample, from 0 to rows
   view_of<B, std::int32_t const> positions;  ///< [1 × rows]
+  index_t leaf = 0;                          ///< of the samples (gptq/core/leaves.hpp), where they are cut into some
 };
 
 /// The keys and values of one text for one layer, rotated to their positions: so many rows, of which the first `used`

@@ -74,7 +74,7 @@ inline memory_needs needed_memory(model_config const& c, std::vector<block_graph
     needs.product *= 2;
     needs.weights *= 1.5;
     needs.per_token *= 2;
-    needs.solve += 2 * 4 * widest * widest;
+    needs.solve += 3.5 * 4 * widest * widest;  // (sums of leaves, while they are collected)
   }
   return needs;
 }

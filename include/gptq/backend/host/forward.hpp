@@ -16,6 +16,18 @@
 namespace gptq {
 inline namespace v0 {
 
+namespace detail {
+inline namespace GPTQ_FLAGS {
+
+/// Outputs of a task where one row of inputs meets weights [outputs × inputs]: less is not worth waking threads for.
+inline index_t outputs_of_a_row(index_t inputs) {
+  index_t const worth = (index_t(1) << 15) / std::max(inputs, index_t(1));
+  return (worth / 192 + 1) * 192;
+}
+
+}  // namespace GPTQ_FLAGS
+}  // namespace detail
+
 inline namespace GPTQ_FLAGS {
 
 /// Models forward_backend and evaluation_backend. T is float, or double where a test wants an oracle. Owns the
@@ -161,28 +173,25 @@ class basic_host_forward {
     });
   }
 
-  /// Slabs of rows, one product each, two for a thread where they stay tall: a little faster than Eigen's own division
-  /// of work, which serves where rows are few. For a row or two it has none: then slabs of columns.
+  /// By output tiles, whose sizes don't depend on the number of threads, since the order of a sum within a product may
+  /// depend on its shape. A row or two are read once per weight: then tiles are strips of outputs.
   template <bool Add>
   static void product(const_view x, const_view w, const_view bias, view y) {
-    index_t const threads = detail::thread_count();
-    if (y.rows <= 2) {
-      index_t const piece =
-          std::max((y.cols + threads - 1) / threads, (index_t(1) << 15) / std::max(w.cols, index_t(1)));
-      detail::parallel_pieces(y.cols, std::max(piece, index_t(1)), [&](index_t first, index_t count) {
-        slab<Add>(x, w.row_range(first, count), bias.data ? bias.col_range(first, count) : bias,
-                  y.col_range(first, count));
-      });
-      return;
-    }
-    index_t const parts = y.rows < 64 * threads ? 1 : y.rows < 1024 * threads ? threads : 2 * threads;
-    detail::parallel_pieces(y.rows, std::max((y.rows + parts - 1) / parts, index_t(1)),
-                            [&](index_t first, index_t count) {
-                              slab<Add>(x.row_range(first, count), w, bias, y.row_range(first, count));
-                            });
+    if (y.rows == 0 || y.cols == 0) return;
+    constexpr index_t most_tokens = 512, most_outputs = 384;
+    index_t const down = (y.rows + most_tokens - 1) / most_tokens;
+    index_t const tokens = (y.rows + 4 * down - 1) / (4 * down) * 4;  // balanced: no tile of a row or two at the end
+    index_t const outputs = y.rows > 2 ? most_outputs : detail::outputs_of_a_row(w.cols);
+    index_t const across = (y.cols + outputs - 1) / outputs;
+    detail::parallel_for((y.rows + tokens - 1) / tokens * across, [&](index_t tile) {
+      index_t const t = tile / across * tokens, nt = std::min(tokens, y.rows - t);
+      index_t const n = tile % across * outputs, nn = std::min(outputs, y.cols - n);
+      output_tile<Add>(x.row_range(t, nt), w.row_range(n, nn), bias.data ? bias.col_range(n, nn) : bias,
+                       y.block(t, n, nt, nn));
+    });
   }
   template <bool Add>
-  static void slab(const_view x, const_view w, const_view bias, view y) {
+  static void output_tile(const_view x, const_view w, const_view bias, view y) {
     auto out = detail::eigen(y);
     if (!Add) out.setZero();
     if (bias.data) out.rowwise() += detail::eigen(bias).row(0);

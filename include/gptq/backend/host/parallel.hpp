@@ -16,6 +16,8 @@ inline namespace v0 {
 namespace detail {
 inline namespace GPTQ_FLAGS {
 
+/// Threads that a parallel_for would use. Sizes of products must not depend on it, or the result would: it is for scratch
+/// space, and for shares whose borders change no sum.
 inline int thread_count() {
 #if defined(_OPENMP)
   return omp_in_parallel() ? 1 : omp_get_max_threads();
