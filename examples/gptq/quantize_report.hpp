@@ -159,6 +159,7 @@ inline gptq::json to_json(quantize_run const& run) {
           {"linears", std::move(linears)},
           {"kept_float", run.report.kept_float},
           {"unread_tensors", run.report.unread},
+          {"micro_batch", run.report.micro_batch},
           {"statuses", count_statuses(run.report)},
           {"fallbacks", run.report.fallbacks()},
           {"warnings", run.warnings},

@@ -63,6 +63,7 @@ TEST_CASE("a run with the recipe of another run writes the same files, and repor
   model_copy const m;
   std::string const report = (m.results() / "report.json").string();
   run_well(m.small_run({"--bits", "3", "--group-size", "32", "--sweeps", "1", "--report", report}));
+  CHECK(gptq::read_json(report).at("micro_batch") == 2048);
   gptq::json const told = gptq::read_json(report).at("recipe");
   CHECK(told.at("bits") == 3);
   std::string const file = write_file(m.folder(), "recipe.json", told.dump());

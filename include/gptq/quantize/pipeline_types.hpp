@@ -35,6 +35,7 @@ struct run_options {
   std::function<void(pipeline_progress const&)> progress;  ///< called often; may be empty, may throw to stop the run
 };
 
+/// One linear layer that was quantized.
 struct linear_record {
   std::string name;
   std::string group;  ///< the linears of a block that were solved with it: "q_proj, k_proj, v_proj"; empty: none
@@ -45,6 +46,7 @@ struct linear_record {
   std::vector<std::uint64_t> codes;  ///< how often each code was given, [2^bits]; empty where not asked for
 };
 
+/// What a run came to.
 struct pipeline_report {
   std::vector<linear_record> linears;     ///< in the order in which they were quantized
   std::map<std::string, double> seconds;  ///< by activity: load, forward, gram, solve, pack, write
