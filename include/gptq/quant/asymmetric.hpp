@@ -9,6 +9,7 @@
 /// and of Qronos (arXiv 2505.11695); β is an addition of this library.
 #pragma once
 
+#include <gptq/core/communicator.hpp>
 #include <gptq/quant/asymmetric_sums.hpp>
 #include <gptq/quant/factor.hpp>
 
@@ -96,10 +97,12 @@ class damped_solver {
 }  // namespace detail
 
 /// T [out × in], stored order, for weights [out × in] of which `d` says how the inputs have moved. Where the Hessian has no
-/// factor T = W. Cost 2·out·in² multiply-adds. Throws shape_error.
+/// factor T = W. `only`, if given, are the outputs whose rows are wanted; the others are left as they are. Cost 2·out·in²
+/// multiply-adds. Throws shape_error.
 template <refining_backend B, class W>
 matrix_of<B, typename B::scalar> asymmetric_target(B& b, view_of<B, W> weight, factor<B> const& f,
-                                                   asymmetric_sums<B> const& d, asymmetric_options const& options) {
+                                                   asymmetric_sums<B> const& d, asymmetric_options const& options,
+                                                   std::optional<index_range> only = {}) {
   using scalar = typename B::scalar;
   using const_view = view_of<B, scalar const>;
   index_t const in = f.in_features(), out = weight.rows;
@@ -127,7 +130,9 @@ matrix_of<B, typename B::scalar> asymmetric_target(B& b, view_of<B, W> weight, f
   auto target = b.template make<scalar>(out, in);
   std::optional<detail::damped_solver<B>> damped;
   if (f.factored()) damped.emplace(b, f);
-  b.for_each_tile(out, [&](index_t first, index_t count) {
+  index_range const wanted = only.value_or(index_range{0, out});
+  b.for_each_tile(wanted.count, [&](index_t first_wanted, index_t count) {
+    index_t const first = wanted.first + first_wanted;
     auto stored = b.template make<scalar>(in, count);  // Wᵀ, then Tᵀ
     b.gather_weights(w.row_range(first, count), identity, all_live, stored);
     if (damped) {

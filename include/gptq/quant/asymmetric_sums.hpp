@@ -12,8 +12,10 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <span>
 #include <string>
 #include <utility>
+#include <vector>
 
 namespace gptq {
 inline namespace v0 {
@@ -51,6 +53,24 @@ class asymmetric_sums {
   void merge(asymmetric_sums&& other) {
     for (auto& n : other.cross_.take()) cross_.insert(std::move(n));
     for (auto& n : other.residual_.take()) residual_.insert(std::move(n));
+  }
+
+  /// Tokens before the first one that is added here; other workers add them.
+  void skip(index_t tokens) {
+    tokens_ = tokens;
+    kept_ = kept_of(tokens);
+  }
+  /// Becomes the sums and samples of all workers, whose tokens begin and end at `bounds` [workers + 1].
+  template <communicator C>
+  void sum_over(C& c, std::span<index_t const> bounds) {
+    cross_.sum_over(c);
+    residual_.sum_over(c);
+    if (c.size() == 1 || samples_.cols() == 0) return;
+    std::vector<index_t> kept;
+    for (index_t const b : bounds) kept.push_back(kept_of(b));
+    c.gather(view_of<B, scalar>(samples_), kept);
+    c.gather(view_of<B, scalar>(float_samples_), kept);
+    kept_ = kept.back();
   }
 
   /// Inputs of the quantized and of the float model [tokens × in]; a type with the precision of either.
@@ -98,7 +118,8 @@ class asymmetric_sums {
       backend_->add_cross(x, y, s);
     });
   }
-  /// Tokens 0, every_, 2·every_, …
+  /// How many of the first tokens are kept: 0, every_, 2·every_, …
+  [[nodiscard]] index_t kept_of(index_t tokens) const { return (tokens + every_ - 1) / every_; }
   template <class T>
   void keep(view_of<B, T const> x, view_of<B, T const> x_float) {
     index_t const first = (every_ - tokens_ % every_) % every_;

@@ -5,9 +5,10 @@
 ///     auto const linear = gptq::quantize<gptq::w4g128>(backend, weight, hessian);  // [out × in_features]
 #pragma once
 
+#include <gptq/comm/solo.hpp>
 #include <gptq/core/error.hpp>
 #include <gptq/quant/asymmetric.hpp>
-#include <gptq/quant/solver.hpp>
+#include <gptq/quant/shared_solve.hpp>
 
 #include <cmath>
 #include <span>
@@ -19,11 +20,12 @@ namespace gptq {
 inline namespace v0 {
 namespace detail {
 
-/// A problem without a factor is factored, and once more in fp64 if the result is not finite.
-template <quantize_backend B, class W>
-quantized_stack<B> solve(B& b, column_kernels<B> const& kernels, solve_problem<B, W> problem,
+/// A problem without a factor is factored, and once more in fp64 if the result is not finite. Every worker makes the
+/// factor, from sums that are the same for all.
+template <quantize_backend B, class W, communicator C>
+quantized_stack<B> solve(B& b, C& c, column_kernels<B> const& kernels, solve_problem<B, W> problem,
                          solver_settings const& settings) {
-  if (problem.factor) return solver<B, W>(b, kernels, problem, settings).solve();
+  if (problem.factor) return solve_share(b, c, kernels, problem, settings);
   if (!problem.hessian) throw shape_error("quantize: neither a Hessian nor a factor is given");
   for (precision p : {precision::native, precision::fp64}) {
     auto const f = factorize(b, *problem.hessian, settings.spec, settings.options, p, problem.order);
@@ -32,10 +34,11 @@ quantized_stack<B> solve(B& b, column_kernels<B> const& kernels, solve_problem<B
     matrix_of<B, typename B::scalar> target;
     if constexpr (refining_backend<B>)
       if (problem.asymmetric && settings.asymmetric.any() && !problem.target.data) {
-        target = asymmetric_target(b, problem.weight, f, *problem.asymmetric, settings.asymmetric);
+        target = asymmetric_target(b, problem.weight, f, *problem.asymmetric, settings.asymmetric,
+                                   own_outputs(b, c, problem.weight.rows));
         attempt.target = target;
       }
-    auto result = solver<B, W>(b, kernels, attempt, settings).solve();
+    auto result = solve_share(b, c, kernels, attempt, settings);
     double sum = 0;
     for (auto const& x : result.losses) sum += x.damped + x.error;
     if (std::isfinite(sum)) return result;
@@ -49,7 +52,14 @@ quantized_stack<B> solve(B& b, column_kernels<B> const& kernels, solve_problem<B
 /// and about two more for each pass of refinement. Throws shape_error, numeric_error.
 template <quantize_backend B, class W>
 quantized_stack<B> quantize_stack(B& b, solve_problem<B, W> const& problem, solver_settings const& settings) {
-  return detail::solve(b, kernels_for<B>(settings.spec), problem, settings);
+  solo<typename B::space> alone;
+  return detail::solve(b, alone, kernels_for<B>(settings.spec), problem, settings);
+}
+
+/// The same by several workers, who all bring the same problem and get the same result: output tiles are dealt to them.
+template <quantize_backend B, communicator C, class W>
+quantized_stack<B> quantize_stack(B& b, C& c, solve_problem<B, W> const& problem, solver_settings const& settings) {
+  return detail::solve(b, c, kernels_for<B>(settings.spec), problem, settings);
 }
 
 /// Many problems of one kind, such as the experts of a layer, in their order. What goes wrong names the problem by its
@@ -58,12 +68,13 @@ template <quantize_backend B, class W>
 std::vector<quantized_stack<B>> quantize_stacks(B& b, std::span<solve_problem<B, W> const> problems,
                                                 solver_settings const& settings) {
   auto const kernels = kernels_for<B>(settings.spec);
+  solo<typename B::space> alone;
   std::vector<quantized_stack<B>> results;
   results.reserve(problems.size());
   for (auto const& problem : problems) {
     auto const name = [&] { return "problem " + std::to_string(results.size()) + ": "; };
     try {
-      results.push_back(detail::solve(b, kernels, problem, settings));
+      results.push_back(detail::solve(b, alone, kernels, problem, settings));
     } catch (shape_error const& e) {
       throw shape_error(name() + e.what());
     } catch (numeric_error const& e) {
@@ -112,7 +123,9 @@ quantized_linear_of<B> quantize(B& b, Weight const& weight, hessian<B> const& h,
   }();
   using element = std::remove_const_t<typename decltype(view)::value_type>;
   solve_problem<B, element> const problem{.weight = view, .hessian = &h};
-  return detail::solve(b, kernels_for<spec.bits, spec.sym, B>(), problem, {.spec = spec, .options = options}).linear;
+  solo<typename B::space> alone;
+  return detail::solve(b, alone, kernels_for<spec.bits, spec.sym, B>(), problem, {.spec = spec, .options = options})
+      .linear;
 }
 
 }  // namespace v0
