@@ -49,6 +49,13 @@ inline int thread_count() {
 #endif
 }
 
+/// Makes the calling thread, and no other, use so many.
+inline void use_threads([[maybe_unused]] int threads) {
+#if defined(_OPENMP)
+  omp_set_num_threads(threads);
+#endif
+}
+
 inline bool on_device(compute_options const& options) { return options.device != "host"; }
 
 /// Bytes of --device-memory, 0 where it was not given.
@@ -67,7 +74,7 @@ inline std::size_t device_memory(compute_options const& options) {
 #endif
   if (options.threads > 0) {
 #if defined(_OPENMP)
-    omp_set_num_threads(options.threads);
+    use_threads(options.threads);
 #else
     if (options.threads > 1) warn("--threads: this gptq was built without OpenMP and uses one thread");
 #endif

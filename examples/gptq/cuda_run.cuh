@@ -5,6 +5,7 @@
 #include "device.hpp"
 
 #include <gptq/backend/cuda/forward.cuh>
+#include <gptq/comm/solo.hpp>
 #include <gptq/quantize/job_memory.hpp>
 #include <gptq/quantize/pipeline.hpp>
 
@@ -65,7 +66,8 @@ device_run quantize_on_cuda(device_request const& device, gptq::job const& j, st
     memory = gptq::plan_memory(j, samples, sizeof(T), backend->memory_budget());
     return gptq::ready_backend<backend_type>{*backend, memory};
   };
-  device_run result{gptq::run_on(open, j, output, samples, options), device_usage()};
+  gptq::solo<gptq::cuda_space> alone;
+  device_run result{gptq::run_on(open, alone, j, output, samples, options), device_usage()};
   cuda::describe(*backend, device.memory, *result.usage);
   result.usage->micro_batch = result.report.micro_batch;
   result.usage->states_on_host = memory.on_host;

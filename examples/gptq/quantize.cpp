@@ -11,6 +11,7 @@
 #include "report_file.hpp"
 
 #include <gptq/backend/host_model.hpp>
+#include <gptq/comm/threads.hpp>
 #include <gptq/io/output_folder.hpp>
 #include <gptq/model/config.hpp>
 #include <gptq/quantize/check_values.hpp>
@@ -22,6 +23,7 @@
 
 #include <CLI/CLI.hpp>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdint>
 #include <cstdio>
@@ -55,6 +57,25 @@ device_run run_on_cuda(quantize_arguments const& a, gptq::job const& j, gptq::ca
 
 #endif
 
+/// A run on the host, split over workers that share its threads.
+gptq::pipeline_report run_on_host(quantize_arguments const& a, gptq::job const& j,
+                                  gptq::calibration_set const& calibration, gptq::run_options const& options) {
+  if (a.workers == 1) {
+    gptq::host_model_backend backend;
+    return gptq::run(j, backend, a.output, calibration.samples, options);
+  }
+  int const threads = thread_count();
+  gptq::pipeline_report report;
+  gptq::run_workers(a.workers, [&](gptq::thread_worker& c) {
+    use_threads(std::max(1, threads / a.workers));
+    gptq::host_model_backend backend;
+    auto part = gptq::run(j, backend, c, a.output, calibration.samples, options);
+    if (c.rank() == 0) report = std::move(part);
+  });
+  use_threads(threads);
+  return report;
+}
+
 /// The run of a job with a progress display, memory watched, and signals heard between two batches. The warnings come once
 /// nothing more can be refused.
 device_run run_job(quantize_arguments const& a, gptq::job const& j, gptq::calibration_set const& calibration,
@@ -76,8 +97,7 @@ device_run run_job(quantize_arguments const& a, gptq::job const& j, gptq::calibr
     if (on_device(a.compute)) return run_on_cuda(a, j, calibration, options, ready);
 #endif
     ready.get();
-    gptq::host_model_backend backend;
-    return {gptq::run(j, backend, a.output, calibration.samples, options), {}};
+    return {run_on_host(a, j, calibration, options), {}};
   }();
   memory.sample();
   return result;
@@ -188,6 +208,7 @@ int quantize(quantize_arguments const& a) {
   report_file const report(a.report, a.model, a.output, {a.calibration, a.rules.dynamic, a.recipe, a.evaluate});
   if (a.dry_run && report.wanted() && std::filesystem::path(a.report).extension() != ".json")
     throw usage_error("--report: with --dry-run it must end in .json");
+  if (a.workers > 1 && on_device(a.compute)) throw usage_error("--workers: is for --device host");
   std::future<void> device = begin_use(a.compute);
 
   gptq::job const j(a.model, std::move(asked));

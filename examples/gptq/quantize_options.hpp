@@ -57,6 +57,7 @@ struct quantize_arguments {
   std::string report;
   std::string evaluate;
   gptq::index_t evaluate_max_tokens = 0;  ///< 0: all
+  int workers = 1;
   bool overwrite = false;
   bool allow_fallback = false;
 };
@@ -199,6 +200,13 @@ inline void add_format_options(CLI::App& command, quantize_arguments& a) {
 /// How the run goes, and what it tells.
 inline void add_run_options(CLI::App& command, quantize_arguments& a) {
   add_compute_options(command, a.compute);
+  command
+      .add_option(
+          "--workers", a.workers,
+          "Split the run over workers that share the threads of the host; the result is the same for any number")
+      ->check(CLI::Range(1, 64))
+      ->default_str("1")
+      ->type_name("N");
   command
       .add_option("--micro-batch", a.micro_batch,
                   "Tokens that are worked on together; planned from the memory there is if not given")

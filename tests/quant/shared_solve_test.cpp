@@ -68,7 +68,7 @@ bool same(gptq::quantized_stack<backend> const& a, gptq::quantized_stack<backend
 TEST_CASE("shared solve: every worker gets what one alone finds, bit for bit") {
   gptq::solver_settings plain{.spec = {.group_size = 32}, .options = {}, .asymmetric = {}};
   auto full = plain;
-  full.options.refit = full.options.sweeps = 1;
+  full.options.reestimations = full.options.descent_passes = 1;
   full.asymmetric = {.target = 1, .residual = 0};
   for (auto const& settings : {plain, full})
     for (index_t const outputs : {40, 300, 700}) {  // fewer tiles than workers, or more

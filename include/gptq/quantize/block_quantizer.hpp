@@ -43,21 +43,23 @@ concept pipeline_backend = refining_backend<B> && forward_backend<B> &&
 
 namespace detail {
 
-/// One run over one model.
-template <pipeline_backend B>
+/// One worker's part of a run over one model.
+template <pipeline_backend B, communicator C>
 class block_quantizer {
  public:
-  block_quantizer(B& b, job const& j, checkpoint_writer& writer, typename activations<B>::samples const& samples,
-                  activation_options const& memory, run_options const& options)
-      : b_(b),
+  /// `writer` is null for workers that do not write.
+  block_quantizer(ready_backend<B> const& ready, C& c, job const& j, checkpoint_writer* writer,
+                  typename activations<B>::samples const& samples, run_options const& options)
+      : b_(ready.backend),
+        c_(c),
         weights_(j.weights()),
         plan_(j.plan()),
-        layers_(b, j.weights()),
+        layers_(ready.backend, j.weights()),
         writer_(writer),
         recipe_(j.asked()),
         options_(options),
         solve_options_(j.asked().quantize),
-        calibration_(b, j, samples, memory, options, report_) {
+        calibration_(ready, c, j, samples, options, report_) {
     constrain(recipe_.format, solve_options_.grid);
     report_.samples = static_cast<index_t>(samples.size());
     report_.tokens = calibration_.tokens();
@@ -154,8 +156,9 @@ class block_quantizer {
                            group_statistics<B> const& seen, quant_spec const& spec) {
     try {
       return with_less([&] {
-        return seen.moved ? quantize_stack(b_, stacked, seen.h, *seen.moved, recipe_.shift, spec, solve_options_)
-                          : quantize_stack(b_, stacked, seen.h, spec, solve_options_);
+        solve_problem<B, typename B::activation> const problem{
+            .weight = stacked, .hessian = &seen.h, .asymmetric = seen.moved ? &*seen.moved : nullptr};
+        return quantize_stack(b_, c_, problem, {spec, solve_options_, recipe_.shift});
       });
     } catch (scale_error const& e) {
       auto const l = std::find_if(linears.begin(), linears.end(),
@@ -197,7 +200,7 @@ class block_quantizer {
                  packed_linear const linear = finished(std::move(p));
                  if (options_.count_codes) record.codes = gptq::count_codes(view(linear));
                  if (before.valid()) before.get();
-                 write_linear(writer_, weights_.reader(), record.name, linear);
+                 if (writer_) write_linear(*writer_, weights_.reader(), record.name, linear);
                }).share();
   }
 
@@ -210,16 +213,17 @@ class block_quantizer {
   }
 
   B& b_;
+  C& c_;
   model_weights const& weights_;
   quantization_plan const& plan_;
   layer_loader<B> layers_;
   std::string place_;  ///< for messages
-  checkpoint_writer& writer_;
+  checkpoint_writer* writer_;
   recipe const& recipe_;
   run_options const& options_;
   quantize_options solve_options_;
   pipeline_report report_;
-  calibration<B> calibration_;
+  calibration<B, C> calibration_;
   std::shared_future<void> written_;  ///< up to the layer before the last
   std::shared_future<void> writing_;  ///< waits for its thread when it goes, so it goes first
 };

@@ -35,6 +35,13 @@ struct run_options {
   std::function<void(pipeline_progress const&)> progress;  ///< called often; may be empty, may throw to stop the run
 };
 
+/// A backend that is ready for a run, and how the run fits into its memory.
+template <class B>
+struct ready_backend {
+  B& backend;
+  activation_options memory;
+};
+
 /// One linear layer that was quantized.
 struct linear_record {
   std::string name;
