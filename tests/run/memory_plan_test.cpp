@@ -22,6 +22,18 @@ gptq::model_config seven_billion() {
 
 std::vector<gptq::block_graph> layers_of(gptq::model_config const& c) { return {gptq::decoder_layer(c, "", 0)}; }
 
+/// In two bytes an element.
+gptq::activation_options plan(gptq::model_config const& c, index_t tokens, index_t longest, std::size_t budget,
+                              gptq::memory_extras const& extras = {}, index_t micro_batch = 0) {
+  return gptq::plan_activations(c, layers_of(c),
+                                {.tokens = tokens,
+                                 .longest = longest,
+                                 .element = 2,
+                                 .budget = budget,
+                                 .micro_batch = micro_batch,
+                                 .extras = extras});
+}
+
 constexpr std::size_t gib = std::size_t(1) << 30;
 
 }  // namespace
@@ -32,7 +44,7 @@ TEST_CASE("memory plan: what is planned fits, and more memory never means smalle
   auto const needs = gptq::needed_memory(c, layers_of(c), tokens, 2);
   gptq::activation_options before;
   for (std::size_t budget = 4 * gib; budget <= 80 * gib; budget += gib / 2) {
-    auto const o = gptq::plan_activations(c, layers_of(c), tokens, 2048, 2, budget);
+    auto const o = plan(c, tokens, 2048, budget);
     CAPTURE(budget, o.micro_batch, o.keep_bytes, o.on_host);
     CHECK(o.micro_batch >= 2048);
     CHECK(o.micro_batch <= 16384);
@@ -46,15 +58,15 @@ TEST_CASE("memory plan: what is planned fits, and more memory never means smalle
   }
   CHECK_FALSE(before.on_host);
   CHECK(before.keep_bytes >= static_cast<std::size_t>(needs.product));
-  CHECK(gptq::plan_activations(c, layers_of(c), tokens, 2048, 2, 4 * gib).on_host);
-  CHECK_FALSE(gptq::plan_activations(c, layers_of(c), tokens, 2048, 2, 9 * gib).on_host);
+  CHECK(plan(c, tokens, 2048, 4 * gib).on_host);
+  CHECK_FALSE(plan(c, tokens, 2048, 9 * gib).on_host);
 }
 
 TEST_CASE("memory plan: few tokens, one long sample") {
   auto const c = seven_billion();
-  CHECK_FALSE(gptq::plan_activations(c, layers_of(c), 1, 1, 2, 8 * gib).on_host);
-  CHECK(gptq::plan_activations(c, layers_of(c), 100000, 32768, 2, 6 * gib).micro_batch == 32768);
-  CHECK(gptq::plan_activations(c, layers_of(c), {{1, 2, 3}, {4}}, 2, 40 * gib).keep_bytes > 0);
+  CHECK_FALSE(plan(c, 1, 1, 8 * gib).on_host);
+  CHECK(plan(c, 100000, 32768, 6 * gib).micro_batch == 32768);
+  CHECK(plan(c, 4, 3, 40 * gib).keep_bytes > 0);
 }
 
 TEST_CASE("memory plan: an lm_head that is quantized counts") {
@@ -66,9 +78,8 @@ TEST_CASE("memory plan: an lm_head that is quantized counts") {
   auto const with_head = gptq::needed_memory(c, layers_of(c), 262144, 2, {.head = true});
   double const weights = 3584.0 * 152064.0;
   CHECK(gptq::layer_copies * plain.weights + with_head.solve > 14 * weights);  // itself, in fp32 twice, codes twice
-  CHECK(gptq::plan_activations(c, layers_of(c), 262144, 2048, 2, 12 * gib, {.head = true})
-            .on_host);  // they leave it no room
-  CHECK_FALSE(gptq::plan_activations(c, layers_of(c), 262144, 2048, 2, 12 * gib).on_host);
+  CHECK(plan(c, 262144, 2048, 12 * gib, {.head = true}).on_host);              // they leave it no room
+  CHECK_FALSE(plan(c, 262144, 2048, 12 * gib).on_host);
 }
 
 TEST_CASE("memory plan: refinement and a second model count") {
@@ -81,4 +92,13 @@ TEST_CASE("memory plan: refinement and a second model count") {
   CHECK(solve({.refines = true, .whole_rows = true}) >= solve({.refines = true}) + 20 * in * out);
   CHECK(solve({.models = 2}) >= solve({}) + 2 * 4 * in * in);
   CHECK(solve({.whole_rows = true}) == solve({}));
+}
+
+TEST_CASE("memory plan: a micro-batch that was asked for is kept, if hidden states must wait in host memory for it") {
+  auto const c = seven_billion();
+  for (std::size_t budget = 8 * gib; budget <= 40 * gib; budget += gib)
+    CHECK(plan(c, 262144, 2048, budget, {}, 8192).micro_batch == 8192);
+  CHECK(plan(c, 262144, 2048, 8 * gib, {}, 8192).on_host);
+  CHECK_FALSE(plan(c, 262144, 2048, 40 * gib, {}, 8192).on_host);
+  CHECK(plan(c, 262144, 2048, 5 * gib, {}, 8192).micro_batch < 8192);  // not for any price
 }

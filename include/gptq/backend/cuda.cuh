@@ -143,10 +143,12 @@ class cuda_backend {
     detail::add_gram(*context_, x, gram, fresh);
   }
   void pack_lower(view<float const> gram, view<float> packed) {
-    detail::elementwise(*context_, packed.rows, packed.cols, detail::pack_lower_element{gram, packed});
+    detail::packed_triangle<false>(*context_, {const_cast<float*>(gram.data), gram.rows, gram.cols, gram.stride},
+                                   packed);
   }
   void add_packed(view<float const> packed, view<float> gram) {
-    detail::elementwise(*context_, packed.rows, packed.cols, detail::add_packed_element{packed, gram});
+    detail::packed_triangle<true>(*context_, gram,
+                                  {const_cast<float*>(packed.data), packed.rows, packed.cols, packed.stride});
   }
   bool factorize_hessian(view<float const> gram, view<std::int32_t const> order, double scale,
                          matrix_view<float const> diagonal, precision p, view<float> f, view<float> pivots) {

@@ -101,11 +101,12 @@ class calibration {
       return empty;
     });
     for (std::size_t m = 0; m < batches(); ++m) {
+      // Before the first micro-batch memory may be short, and another one come first; later it can't be made.
+      if (seen) timed(report_, "gram", [&] { again([&] { begin_leaf(*seen, m); }); });
       auto const x =
           timed(report_, "forward", [&] { return again([&] { return quantized_->input(group, layer, m); }); });
       auto const& tokens = quantized_->micro_batches()[m];
       try {
-        if (seen) timed(report_, "gram", [&] { begin_leaf(*seen, tokens, again); });
         if (seen) timed(report_, "gram", [&] { seen->h.add(x, static_cast<index_t>(tokens.bounds.size()) - 1); });
         if (float_) {
           auto const x_float = timed(report_, "forward", [&] { return float_->input(group, *original, m); });
@@ -159,10 +160,15 @@ class calibration {
       return view_of<B, activation const>(rows);
     };
     for (std::size_t m = 0; m < batches(); ++m) {
+      timed(report_, "gram", [&] {
+        if (m == 0)
+          again([&] { begin_leaf(seen, m); });
+        else
+          begin_leaf(seen, m);  // micro-batches stay what they are from the first on
+      });
       auto const& tokens = quantized_->micro_batches()[m];
       auto const inputs = normed(*quantized_, tokens, x);
       try {
-        timed(report_, "gram", [&] { begin_leaf(seen, tokens, again); });
         timed(report_, "gram", [&] { seen.h.add(inputs, static_cast<index_t>(tokens.bounds.size()) - 1); });
         if (!float_) continue;
         auto const float_inputs = normed(*float_, tokens, x_float);
@@ -176,13 +182,11 @@ class calibration {
   }
 
  private:
-  /// What is added to the sums from now on is of these tokens' leaf.
-  template <class Again>
-  void begin_leaf(group_statistics<B>& seen, token_range<B> const& tokens, Again&& again) {
-    again([&] {
-      seen.h.begin_leaf(tokens.leaf);
-      if (seen.moved) seen.moved->begin_leaf(tokens.leaf);
-    });
+  /// What is added to the sums from now on is of the leaf of micro-batch m.
+  void begin_leaf(group_statistics<B>& seen, std::size_t m) {
+    index_t const leaf = quantized_->micro_batches()[m].leaf;
+    seen.h.begin_leaf(leaf);
+    if (seen.moved) seen.moved->begin_leaf(leaf);
   }
 
   /// Micro-batches of this worker.

@@ -24,10 +24,13 @@ inline memory_extras extras_of(recipe const& r) {
 /// kept where it fits.
 inline activation_options plan_memory(job const& j, std::vector<std::vector<std::int32_t>> const& samples,
                                       std::size_t element, std::size_t budget) {
-  activation_options memory =
-      plan_activations(j.weights().config(), j.weights().layers(), samples, element, budget, extras_of(j.asked()));
-  if (j.asked().micro_batch > 0) memory.micro_batch = (std::min)(memory.micro_batch, j.asked().micro_batch);
-  return memory;
+  memory_request request{
+      .element = element, .budget = budget, .micro_batch = j.asked().micro_batch, .extras = extras_of(j.asked())};
+  for (auto const& sample : samples) {
+    request.tokens += static_cast<index_t>(sample.size());
+    request.longest = (std::max)(request.longest, static_cast<index_t>(sample.size()));
+  }
+  return plan_activations(j.weights().config(), j.weights().layers(), request);
 }
 
 /// On the host, which takes what it needs.

@@ -79,15 +79,27 @@ inline memory_needs needed_memory(model_config const& c, std::vector<block_graph
   return needs;
 }
 
-/// Options for `tokens` calibration tokens, of which the longest sample has `longest`, in `budget` bytes for matrices of
-/// elements of that size: hidden states go to host memory only if they leave no room to work, micro-batches are as large
-/// as they can be up to `most`. Activations that turn out not to fit can still reduce().
+/// What there is to run on, and in how much memory.
+struct memory_request {
+  index_t tokens = 0;       ///< of calibration, in all
+  index_t longest = 0;      ///< of the longest sample
+  std::size_t element = 4;  ///< bytes of an element of activations and weights
+  std::size_t budget = 0;   ///< bytes for matrices
+  index_t micro_batch = 0;  ///< tokens that are asked for; 0: as many as fit, up to 16,384
+  memory_extras extras = {};
+};
+
+/// Hidden states go to host memory only if they leave no room to work with the micro-batch that was asked for, or with one
+/// of a useful size. Activations that turn out not to fit can still reduce().
 inline activation_options plan_activations(model_config const& c, std::vector<block_graph> const& layers,
-                                           index_t tokens, index_t longest, std::size_t element, std::size_t budget,
-                                           memory_extras const& extras = {}, index_t most = 16384) {
-  memory_needs const needs = needed_memory(c, layers, tokens, element, extras);
-  auto const all = static_cast<double>(budget);
-  index_t const least = (std::min)(tokens, (std::max)(longest, index_t(2048)));
+                                           memory_request const& request) {
+  memory_extras const& extras = request.extras;
+  index_t const tokens = request.tokens;
+  memory_needs const needs = needed_memory(c, layers, tokens, request.element, extras);
+  auto const all = static_cast<double>(request.budget);
+  index_t const asked = request.micro_batch;
+  index_t const most = asked > 0 ? asked : 16384;
+  index_t const least = (std::min)(tokens, (std::max)(request.longest, asked > 0 ? asked : index_t(2048)));
   auto const micro_batch = [&](double taken, double per_token) {
     double const left = (std::max)(all - taken, 0.0);
     return static_cast<index_t>((std::min)(left / per_token, static_cast<double>(most)));
@@ -101,27 +113,14 @@ inline activation_options plan_activations(model_config const& c, std::vector<bl
     // Two slots for the hidden states of a micro-batch, and two for attention outputs.
     double const slots = 2 * needs.hidden / static_cast<double>((std::max)(tokens, index_t(1)));
     options.on_host = true;
-    options.micro_batch = (std::max)(least, micro_batch(work, needs.per_token + slots));
+    index_t const one = (std::min)(tokens, (std::max)(request.longest, (std::min)(most, index_t(2048))));
+    options.micro_batch = (std::max)(one, micro_batch(work, needs.per_token + slots));
     return options;
   }
   double const scratch = needs.per_token * static_cast<double>(options.micro_batch);
   if (needs.hidden + work + scratch + needs.product <= all)
     options.keep_bytes = static_cast<std::size_t>(needs.product / extras.models) + 1;
   return options;
-}
-
-/// The same for the samples themselves.
-inline activation_options plan_activations(model_config const& c, std::vector<block_graph> const& layers,
-                                           std::vector<std::vector<std::int32_t>> const& samples, std::size_t element,
-                                           std::size_t budget, memory_extras const& extras = {}) {
-  std::size_t tokens = 0;
-  std::size_t longest = 0;
-  for (auto const& s : samples) {
-    tokens += s.size();
-    longest = (std::max)(longest, s.size());
-  }
-  return plan_activations(c, layers, static_cast<index_t>(tokens), static_cast<index_t>(longest), element, budget,
-                          extras);
 }
 
 }  // namespace v0

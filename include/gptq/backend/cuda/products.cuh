@@ -217,22 +217,42 @@ struct packed_position {
       : row(i < n - p ? n - 1 - p : p), col(i < n - p ? i : i - (n - p)), used(i < n - p || p != n - 1 - p) {}
 };
 
-struct pack_lower_element {
-  device_view<float const> gram;
-  device_view<float> packed;
-  __device__ void operator()(index_t p, index_t i) const {
-    packed_position const at(gram.rows, p, i);
-    packed(p, i) = at.used ? gram(at.row, at.col) : 0.0f;
+/// Packs the lower triangle of gram, or with Add adds the packed one to it. Bound by memory: each thread has four loads
+/// under way.
+template <bool Add>
+__global__ void __launch_bounds__(256) packed_kernel(device_view<float> gram, device_view<float> packed) {
+  constexpr int width = 4;
+  index_t const first = index_t(blockIdx.x) * (256 * width) + threadIdx.x;
+  for (index_t p = blockIdx.y; p < packed.rows; p += gridDim.y) {
+    float values[width];
+#pragma unroll
+    for (int k = 0; k < width; ++k) {
+      index_t const i = first + 256 * k;
+      packed_position const at(gram.rows, p, i);
+      values[k] = 0.0f;
+      if (i >= packed.cols || !at.used) continue;
+      values[k] = Add ? gram(at.row, at.col) + packed(p, i) : gram(at.row, at.col);
+    }
+#pragma unroll
+    for (int k = 0; k < width; ++k) {
+      index_t const i = first + 256 * k;
+      if (i >= packed.cols) continue;
+      packed_position const at(gram.rows, p, i);
+      if (!Add)
+        packed(p, i) = values[k];
+      else if (at.used)
+        gram(at.row, at.col) = values[k];
+    }
   }
-};
-struct add_packed_element {
-  device_view<float const> packed;
-  device_view<float> gram;
-  __device__ void operator()(index_t p, index_t i) const {
-    packed_position const at(gram.rows, p, i);
-    if (at.used) gram(at.row, at.col) += packed(p, i);
-  }
-};
+}
+
+template <bool Add>
+void packed_triangle(cuda_context const& c, device_view<float> gram, device_view<float> packed) {
+  if (packed.rows == 0) return;
+  dim3 const grid(unsigned(pieces_of(packed.cols, 1024)), unsigned((std::min)(packed.rows, index_t(65535))));
+  packed_kernel<Add><<<grid, 256, 0, c.stream()>>>(gram, packed);
+  check_launch("packed_kernel");
+}
 
 }  // namespace detail
 }  // namespace v0
