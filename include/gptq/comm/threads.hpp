@@ -1,6 +1,6 @@
 /// Several workers in one process, a thread each, on host memory: for tests, and to try on one machine what several do.
 ///
-///   gptq::run_workers(4, [&](gptq::thread_worker& c) { run(job, backends[c.rank()], c); });
+///   gptq::run_workers(4, [&](gptq::thread_worker& c) { run(job, backends[c.rank()], c, target, samples); });
 #pragma once
 
 #include <gptq/comm/meeting.hpp>

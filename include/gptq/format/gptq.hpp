@@ -166,9 +166,10 @@ struct basic_gptq_format {
 
   static std::optional<format_refusal> accepts(layer_outline const& l) { return detail::refuse_ragged(l); }
   static std::optional<format_refusal> accepts(packed_view const& p) {
-    for (index_t g = 0; zero_offset(id) > 0 && g < p.groups; ++g)
+    constexpr int least = zero_offset(id);
+    for (index_t g = 0; least > 0 && g < p.groups; ++g)
       for (index_t n = 0; n < p.out_features; ++n)
-        if (zero_at(p, g, n) < zero_offset(id))
+        if (int(zero_at(p, g, n)) < least)
           return format_refusal{"the zero point of group " + std::to_string(g) + ", output " + std::to_string(n) +
                                     " is " + std::to_string(zero_at(p, g, n)) + ", which format " + std::string(name) +
                                     " can't store",
