@@ -15,9 +15,9 @@ using gptq::index_t;
 using gptq::matrix;
 using backend = gptq::host_backend;
 
-constexpr index_t in = 64, tokens = 200;
+constexpr index_t in = 64, token_count = 200;
 
-matrix<float> random_matrix(index_t rows, index_t cols, unsigned seed) {
+matrix<float> normal_matrix(index_t rows, index_t cols, unsigned seed) {
   std::mt19937 random(seed);
   std::normal_distribution<float> normal;
   matrix<float> m(rows, cols);
@@ -26,9 +26,11 @@ matrix<float> random_matrix(index_t rows, index_t cols, unsigned seed) {
 }
 
 /// A layer, its inputs, and those of a float model.
-struct problem {
-  explicit problem(index_t outputs)
-      : weight(random_matrix(outputs, in, 1)), x(random_matrix(tokens, in, 2)), x_float(random_matrix(tokens, in, 2)) {
+struct one_layer {
+  explicit one_layer(index_t outputs)
+      : weight(normal_matrix(outputs, in, 1)),
+        x(normal_matrix(token_count, in, 2)),
+        x_float(normal_matrix(token_count, in, 2)) {
     for (index_t i = 0; i < x.size(); ++i) x.data()[i] += 0.1f * weight.data()[i % weight.size()];
   }
 
@@ -37,7 +39,7 @@ struct problem {
   gptq::quantized_stack<backend> solve(C& c, gptq::solver_settings const& settings) const {
     backend b;
     gptq::hessian<backend> h(b, in);
-    gptq::asymmetric_sums<backend> sums(b, in, 0, tokens);
+    gptq::asymmetric_sums<backend> sums(b, in, 0, token_count);
     h.add(x);
     sums.add(x.view(), x_float.view());
     gptq::solve_problem<backend> const p{.weight = weight.view(), .hessian = &h, .asymmetric = &sums};
@@ -72,7 +74,7 @@ TEST_CASE("shared solve: every worker gets what one alone finds, bit for bit") {
   full.asymmetric = {.target = 1, .residual = 0};
   for (auto const& settings : {plain, full})
     for (index_t const outputs : {40, 300, 700}) {  // fewer tiles than workers, or more
-      problem const p(outputs);
+      one_layer const p(outputs);
       gptq::solo<> alone;
       auto const expected = p.solve(alone, settings);
       for (int const workers : {1, 2, 3, 4}) {
@@ -86,7 +88,7 @@ TEST_CASE("shared solve: every worker gets what one alone finds, bit for bit") {
 }
 
 TEST_CASE("shared solve: an output whose scale does not fit is named by its number in the stack") {
-  problem p(300);
+  one_layer p(300);
   p.weight(290, 40) = 1e30f;
   gptq::solver_settings const settings{.spec = {.group_size = 32}, .options = {}, .asymmetric = {}};
   try {

@@ -14,7 +14,6 @@
 namespace {
 
 using files = std::map<std::string, std::string>;
-using samples = std::vector<std::vector<std::int32_t>>;
 
 files contents(std::filesystem::path const& folder) {
   files all;
@@ -28,7 +27,7 @@ struct result {
   gptq::worker_traffic received;               ///< of all
 };
 
-result run_with(int workers, gptq::recipe const& asked, samples const& tokens) {
+result run_with(int workers, gptq::recipe const& asked, test::samples const& tokens) {
   test::temp_dir const dir;
   gptq::job const j(test::bundled_model(), asked);
   result all;
@@ -51,7 +50,7 @@ result run_with(int workers, gptq::recipe const& asked, samples const& tokens) {
   return all;
 }
 
-result run_alone(gptq::recipe const& asked, samples const& tokens) {
+result run_alone(gptq::recipe const& asked, test::samples const& tokens) {
   test::temp_dir const dir;
   gptq::host_model_backend b;
   gptq::run_options options;
@@ -81,7 +80,7 @@ void check_same_reports(gptq::pipeline_report const& a, gptq::pipeline_report co
   }
 }
 
-void check_numbers_of_workers(std::vector<int> const& numbers, gptq::recipe const& asked, samples const& tokens) {
+void check_numbers_of_workers(std::vector<int> const& numbers, gptq::recipe const& asked, test::samples const& tokens) {
   result const alone = run_alone(asked, tokens);
   REQUIRE(alone.written.size() > 3);
   for (int const workers : numbers) {

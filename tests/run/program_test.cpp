@@ -13,7 +13,7 @@ using gptq::operation;
 
 namespace {
 
-gptq::model_config config_of(char const* family) {
+gptq::model_config layer_config(char const* family) {
   gptq::model_config c;
   c.family = gptq::find_family(family);
   c.hidden = 16;
@@ -36,7 +36,7 @@ std::string steps(gptq::block_graph const& g, gptq::layer_program const& p) {
 }  // namespace
 
 TEST_CASE("program: a plain layer runs group by group, and nothing but norms runs twice") {
-  auto const g = gptq::decoder_layer(config_of("qwen2"), "", 0);
+  auto const g = gptq::decoder_layer(layer_config("qwen2"), "", 0);
   auto const plan = gptq::plan_layer(g, true);
   REQUIRE(plan.to_group.size() == 4);
   CHECK(steps(g, plan.to_group[0]) == "norm");
@@ -53,7 +53,7 @@ TEST_CASE("program: a plain layer runs group by group, and nothing but norms run
 }
 
 TEST_CASE("program: products that are not kept are computed twice, attention never") {
-  auto const g = gptq::decoder_layer(config_of("qwen2"), "", 0);
+  auto const g = gptq::decoder_layer(layer_config("qwen2"), "", 0);
   auto const plan = gptq::plan_layer(g, false);
   CHECK(plan.kept[2].size() == 1);
   CHECK(plan.kept[4].empty());
@@ -61,14 +61,14 @@ TEST_CASE("program: products that are not kept are computed twice, attention nev
 }
 
 TEST_CASE("program: results that are normed are not added directly") {
-  auto const g = gptq::decoder_layer(config_of("gemma2"), "", 0);
+  auto const g = gptq::decoder_layer(layer_config("gemma2"), "", 0);
   CHECK(steps(g, gptq::whole_layer(g)) ==
         "norm linear attention linear norm add norm linear gated_activation linear norm add");
 }
 
 TEST_CASE("program: values that are needed together never share a slot") {
   for (char const* family : {"qwen2", "gemma2", "telechat", "phi3"}) {
-    auto const g = gptq::decoder_layer(config_of(family), "", 0);
+    auto const g = gptq::decoder_layer(layer_config(family), "", 0);
     auto const p = gptq::whole_layer(g);
     for (std::size_t s = 0; s < p.steps.size(); ++s) {
       auto const& n = g.nodes[std::size_t(p.steps[s])];
