@@ -148,7 +148,7 @@ std::vector<std::int32_t> read_evaluation(evaluation_request const& request, gpt
 /// What --dry-run prints, and writes as its report.
 int describe_job(quantize_arguments const& a, gptq::job const& j, gptq::calibration_set const& calibration,
                  report_file const& report, std::vector<std::string> const& warnings, std::future<void>& ready) {
-  gptq::check_values(j.weights().reader(), j.asked().to_float16);
+  gptq::check_values(j);
   ready.get();
   for (auto const& w : warnings) warn(w);
   gptq::activation_options memory = gptq::host_memory(j.asked());

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstdint>
 #include <string>
+#include <string_view>
 
 using gptq::json;
 using test::message_of;
@@ -101,4 +102,11 @@ TEST_CASE("typed access is strict and names file and key", "[json]") {
   CHECK_THAT(message_of([&] { gptq::value_of<int>(o, "none", "f.json"); }), test::contains("\"none\" is missing"));
   CHECK_THAT(message_of([&] { gptq::value_of<int>(o, "n", "f.json"); }), test::contains("\"n\" is missing"));
   CHECK_THAT(message_of([&] { gptq::value_of<int>(json::array(), "n", "f.json"); }), test::contains("object"));
+}
+
+TEST_CASE("json: a NUL byte is no end of a document") {
+  using namespace std::string_view_literals;
+  CHECK_THAT(
+      test::message_of<gptq::format_error>([] { gptq::parse_json("{\"bits\": 4}\0{\"bits\": 2"sv, "recipe.json"); }),
+      test::contains("recipe.json") && test::contains("NUL"));
 }

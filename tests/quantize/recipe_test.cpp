@@ -99,6 +99,12 @@ TEST_CASE("an unknown key, another type and a value out of range are refused by 
   CHECK_THAT(refusal("[]"), test::contains("r.json: a JSON object is needed"));
 }
 
+TEST_CASE("a misspelt setting of a rule is refused, not dropped", "[recipe]") {
+  CHECK_THAT(refusal(R"({"dynamic": {"+:.*down_proj": {"bit": 8}}})"),
+             test::contains("down_proj") && test::contains("\"bit\""));
+  CHECK(parse(R"({"dynamic": {"+:.*down_proj": {"bits": 8}}})").dynamic.size() == 1);
+}
+
 TEST_CASE("recipes are told apart by their hash", "[recipe]") {
   recipe r;
   std::string const plain = gptq::recipe_hash(r);

@@ -65,7 +65,9 @@ TEST_CASE("memory plan: what is planned fits, and more memory never means smalle
 TEST_CASE("memory plan: few tokens, one long sample") {
   auto const c = seven_billion();
   CHECK_FALSE(plan(c, 1, 1, 8 * gib).on_host);
-  CHECK(plan(c, 100000, 32768, 6 * gib).micro_batch == 32768);
+  CHECK(plan(c, 100000, 32768, 6 * gib).on_host);  // the long one, alone, leaves them no room
+  CHECK_FALSE(plan(c, 100000, 32768, 80 * gib).on_host);
+  CHECK(plan(c, 100000, 32768, 80 * gib).micro_batch == 16384);
   CHECK(plan(c, 4, 3, 40 * gib).keep_bytes > 0);
 }
 
@@ -100,5 +102,7 @@ TEST_CASE("memory plan: a micro-batch that was asked for is kept, if hidden stat
     CHECK(plan(c, 262144, 2048, budget, {}, 8192).micro_batch == 8192);
   CHECK(plan(c, 262144, 2048, 8 * gib, {}, 8192).on_host);
   CHECK_FALSE(plan(c, 262144, 2048, 40 * gib, {}, 8192).on_host);
+  CHECK_FALSE(plan(c, 262144, 2048, 80 * gib, {}, 512).on_host);  // samples of 2,048 go alone
+  CHECK(plan(c, 262144, 2048, 80 * gib, {}, 512).micro_batch == 512);
   CHECK(plan(c, 262144, 2048, 5 * gib, {}, 8192).micro_batch < 8192);  // not for any price
 }

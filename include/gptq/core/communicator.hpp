@@ -5,7 +5,7 @@
 /// wrote is complete, and what it read may be changed again. Views lie in the memory of the worker's backend.
 ///
 ///   gptq::run_workers(4, [&](gptq::communicator auto& c) {
-///     auto const mine = gptq::share_of(samples, c.rank(), c.size());  // …
+///     auto const mine = gptq::share_of(leaves, c.rank(), c.size());  // …
 ///   });
 #pragma once
 

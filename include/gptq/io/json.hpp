@@ -126,6 +126,9 @@ class json_builder {
 /// Parses one document; `where` opens the message of the format_error thrown for bad syntax, bad UTF-8, duplicate keys
 /// or too deep nesting.
 inline json parse_json(std::string_view text, std::string const& where) {
+  // The parser takes a NUL byte for the end and would leave out what follows.
+  if (std::size_t const nul = text.find('\0'); nul != std::string_view::npos)
+    throw format_error(where + ": not valid JSON at byte " + std::to_string(nul) + ": a NUL byte");
   detail::json_builder builder;
   if (!json::sax_parse(text.begin(), text.end(), &builder)) {
     std::string const at = builder.position ? " at byte " + std::to_string(builder.position) : std::string();

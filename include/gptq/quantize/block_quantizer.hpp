@@ -66,6 +66,10 @@ class block_quantizer {
     report_.kept_float = plan_.kept_float();
     report_.unread = j.unread();
     report_.warnings = j.warnings();
+    if (recipe_.micro_batch > 0 && calibration_.tokens() > 0 && ready.memory.micro_batch < recipe_.micro_batch)
+      report_.warnings.emplace_back("device memory: micro-batches of up to " +
+                                    std::to_string(ready.memory.micro_batch) + " tokens, not the " +
+                                    std::to_string(recipe_.micro_batch) + " asked for");
     report_.linears.reserve(plan_.quantized().size());  // the writing thread adds to records: they must stay
   }
 

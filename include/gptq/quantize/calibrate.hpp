@@ -80,7 +80,7 @@ class calibration {
   bool reduce() {
     if (!quantized_) return false;
     if (!float_) return quantized_->reduce();
-    if (!quantized_->uniform() || !float_->uniform()) return false;
+    if (!quantized_->uniform() || !float_->uniform() || quantized_->next_group() != float_->next_group()) return false;
     bool const one = quantized_->reduce();
     return float_->reduce() || one;
   }

@@ -13,6 +13,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <future>
+#include <set>
 #include <span>
 #include <string>
 #include <thread>
@@ -71,10 +72,12 @@ inline std::vector<std::string> suspicious_tensors(checkpoint_reader const& read
 }  // namespace detail
 
 /// Reads every float tensor of a model once: refuses NaN and Inf, and values that float16 can't hold if they are to be
-/// converted. Throws numeric_error naming tensor and element.
-inline void check_values(checkpoint_reader const& reader, bool to_float16) {
+/// converted, as all are or those named in `converted`. Throws numeric_error naming tensor and element.
+inline void check_values(checkpoint_reader const& reader, bool all_to_float16,
+                         std::set<std::string> const& converted = {}) {
   using detail::tensor_place;
-  for (std::string const& name : detail::suspicious_tensors(reader, to_float16)) {
+  for (std::string const& name : detail::suspicious_tensors(reader, all_to_float16 || !converted.empty())) {
+    bool const to_float16 = all_to_float16 || converted.count(name) > 0;
     tensor_view const& t = reader.at(name);
     detail::for_each_piece(t, [&](index_t first, std::span<float const> values) {
       float largest = 0;
@@ -89,11 +92,12 @@ inline void check_values(checkpoint_reader const& reader, bool to_float16) {
       };
       if (!finite)
         throw numeric_error(tensor_place(t) + "NaN or Inf" + place([](float x) { return !std::isfinite(x); }));
-      if (to_float16 && largest >= 65520.0f)
-        throw numeric_error(tensor_place(t) + std::to_string(largest) + " does not fit float16" + place([](float x) {
-                              return std::abs(x) >= 65520.0f;
-                            }) + "; keep the dtype of the source",
-                            remedy::keep_dtype);
+      if (to_float16 && largest >= 65520.0f) {
+        std::string const what = tensor_place(t) + std::to_string(largest) + " does not fit float16" +
+                                 place([](float x) { return std::abs(x) >= 65520.0f; });
+        if (!all_to_float16) throw numeric_error(what + ", in which biases of quantized layers are written");
+        throw numeric_error(what + "; keep the dtype of the source", remedy::keep_dtype);
+      }
     });
   }
 }

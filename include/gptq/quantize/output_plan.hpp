@@ -55,6 +55,13 @@ inline std::set<std::string> replaced_tensors(quantization_plan const& plan) {
   return names;
 }
 
+/// Biases that come with the codes and are written as float16, whatever they were.
+inline std::set<std::string> converted_biases(quantization_plan const& plan) {
+  std::set<std::string> names;
+  for (planned_linear const& p : plan.quantized()) names.insert(p.info.name + ".bias");
+  return names;
+}
+
 /// The type that a tensor which is not quantized is written in.
 inline dtype kept_type(dtype type, recipe const& r) { return r.to_float16 && is_float(type) ? dtype::f16 : type; }
 

@@ -30,6 +30,12 @@
 namespace gptq {
 inline namespace v0 {
 
+/// Reads every float tensor of the job's source once. Throws numeric_error for NaN, Inf, and what float16 can't hold where
+/// that is written.
+inline void check_values(job const& j) {
+  check_values(j.weights().reader(), j.asked().to_float16, detail::converted_biases(j.plan()));
+}
+
 namespace detail {
 
 /// The result of a job on its way to the disk; nothing is left of it unless finish() returns.
@@ -39,7 +45,7 @@ class job_output {
   job_output(job const& j, std::filesystem::path const& target, bool overwrite)
       : j_(j), folder_(target, j.source(), overwrite) {
     folder_.check_space(j.disk_bytes());
-    check_values(j.weights().reader(), j.asked().to_float16);
+    check_values(j);
     writer_.emplace(folder_.path(), j.layout());
     write_float_tensors(*writer_, j);
     j.weights().reader().release();

@@ -32,6 +32,18 @@ inline double as_decimal(float x) {
 
 namespace detail {
 
+/// Refuses overrides of a rule that this library does not know: files of other tools may hold more, a recipe may not.
+inline void check_rule_keys(json const& rules, std::string const& where) {
+  if (!rules.is_object()) return;  // refused by who reads them
+  for (auto const& [pattern, overrides] : rules.items()) {
+    if (!overrides.is_object()) continue;
+    for (auto const& item : overrides.items())
+      if (item.key() != "bits" && item.key() != "group_size" && item.key() != "sym" && item.key() != "desc_act")
+        throw format_error(where + ": \"dynamic\": \"" + printable(pattern, 60) + "\": \"" + printable(item.key(), 60) +
+                           "\" is no setting of a layer (bits, group_size, sym, desc_act are)");
+  }
+}
+
 /// Takes the members of an object one by one, each at most once; what is left over is unknown.
 class member_reader {
  public:
@@ -155,7 +167,10 @@ inline void take_solve(member_reader& m, recipe& r) {
 }
 
 inline void take_lists(member_reader& m, recipe& r, std::string const& where) {
-  if (json const* const rules = m.find("dynamic")) r.dynamic = parse_dynamic_rules(*rules, where);
+  if (json const* const rules = m.find("dynamic")) {
+    detail::check_rule_keys(*rules, where);
+    r.dynamic = parse_dynamic_rules(*rules, where);
+  }
   if (json const* const engines = m.find("engines")) {
     if (!engines->is_array()) m.fail("engines", "must be a list of names, not " + member_reader::excerpt(*engines));
     r.engines.clear();

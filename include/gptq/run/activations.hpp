@@ -67,7 +67,7 @@ class activations {
   [[nodiscard]] std::vector<token_range<B>> const& micro_batches() const { return micro_batches_; }
 
   /// Tokens that are worked on together at most: as asked for, or fewer after reduce(), or one longer sample.
-  [[nodiscard]] index_t micro_batch() const { return (std::max)(options_.micro_batch, most_rows()); }
+  [[nodiscard]] index_t micro_batch() const { return options_.micro_batch; }
 
   /// [tokens × hidden], before the layer that comes next. Not where they are in host memory.
   [[nodiscard]] const_view hidden_states() const { return hidden_.all(); }
@@ -76,6 +76,8 @@ class activations {
   [[nodiscard]] const_view hidden_states(token_range<B> const& t) { return hidden_.read(span(t), span(t)); }
   [[nodiscard]] view_of<B, std::int32_t const> ids() const { return ids_; }
 
+  /// The group that the first micro-batch comes to next.
+  [[nodiscard]] std::size_t next_group() const { return reached_.front(); }
   /// Whether all micro-batches come to the same group next.
   [[nodiscard]] bool uniform() const {
     return std::adjacent_find(reached_.begin(), reached_.end(), std::not_equal_to<>()) == reached_.end();
@@ -98,6 +100,7 @@ class activations {
     divide(reached_.front());
     if (most_rows() == before) {
       options_.micro_batch = asked;
+      divide(reached_.front());
       return false;
     }
     interpreter_.reserve(0, {});

@@ -89,37 +89,36 @@ struct memory_request {
   memory_extras extras = {};
 };
 
-/// Hidden states go to host memory only if they leave no room to work with the micro-batch that was asked for, or with one
-/// of a useful size. Activations that turn out not to fit can still reduce().
+/// Hidden states go to host memory only if they leave no room for the micro-batch that was asked for, or for one of a
+/// useful size; a longer sample, which is worked on alone, must fit too. Activations that turn out not to fit can still
+/// reduce().
 inline activation_options plan_activations(model_config const& c, std::vector<block_graph> const& layers,
                                            memory_request const& request) {
-  memory_extras const& extras = request.extras;
-  index_t const tokens = request.tokens;
-  memory_needs const needs = needed_memory(c, layers, tokens, request.element, extras);
-  auto const all = static_cast<double>(request.budget);
-  index_t const asked = request.micro_batch;
-  index_t const most = asked > 0 ? asked : 16384;
-  index_t const least = (std::min)(tokens, (std::max)(request.longest, asked > 0 ? asked : index_t(2048)));
-  auto const micro_batch = [&](double taken, double per_token) {
-    double const left = (std::max)(all - taken, 0.0);
-    return static_cast<index_t>((std::min)(left / per_token, static_cast<double>(most)));
+  memory_needs const needs = needed_memory(c, layers, request.tokens, request.element, request.extras);
+  index_t const limit = request.micro_batch > 0 ? request.micro_batch : 16384;
+  index_t const useful = (std::min)(request.micro_batch > 0 ? limit : index_t(2048), request.tokens);
+  auto const fitting = [&](double taken, double per_token) {
+    double const left = (std::max)(static_cast<double>(request.budget) - taken, 0.0);
+    return static_cast<index_t>((std::min)(left / per_token, 1e15));
   };
   // Attention's scores and a solve are not in memory together.
   double const work = layer_copies * needs.weights + (std::max)(needs.solve, needs.attention);
   activation_options options;
   options.keep_bytes = 0;
-  options.micro_batch = micro_batch(needs.hidden + work, needs.per_token);
-  if (options.micro_batch < least) {
+  index_t fits = fitting(needs.hidden + work, needs.per_token);
+  if (fits < (std::max)(useful, request.longest)) {
     // Two slots for the hidden states of a micro-batch, and two for attention outputs.
-    double const slots = 2 * needs.hidden / static_cast<double>((std::max)(tokens, index_t(1)));
+    double const slots = 2 * needs.hidden / static_cast<double>((std::max)(request.tokens, index_t(1)));
     options.on_host = true;
-    index_t const one = (std::min)(tokens, (std::max)(request.longest, (std::min)(most, index_t(2048))));
-    options.micro_batch = (std::max)(one, micro_batch(work, needs.per_token + slots));
+    fits = (std::max)(fitting(work, needs.per_token + slots), index_t(2048));
+    options.micro_batch = (std::min)(fits, limit);
     return options;
   }
-  double const scratch = needs.per_token * static_cast<double>(options.micro_batch);
-  if (needs.hidden + work + scratch + needs.product <= all)
-    options.keep_bytes = static_cast<std::size_t>(needs.product / extras.models) + 1;
+  options.micro_batch = (std::min)(fits, limit);
+  index_t const rows = (std::max)(options.micro_batch, request.longest);
+  if (needs.hidden + work + needs.per_token * static_cast<double>(rows) + needs.product <=
+      static_cast<double>(request.budget))
+    options.keep_bytes = static_cast<std::size_t>(needs.product / request.extras.models) + 1;
   return options;
 }
 
