@@ -237,6 +237,11 @@ inline void add_options(CLI::App& command, quantize_arguments& a) {
   add_solve_options(command, a);
   add_format_options(command, a);
   add_run_options(command, a);
+  CLI::Validator const given([](std::string& text) { return std::string(text.empty() ? "needs a value" : ""); }, "");
+  for (CLI::Option* const option :
+       command.get_options())  // CLI11 takes an empty number for an option that was not given
+    if (option->nonpositional() && (option->get_type_name() == "N" || option->get_type_name() == "X"))
+      option->check(given);
 }
 
 template <class T>
