@@ -103,7 +103,7 @@ void check_short_of_memory(int least_told) {
     options.memory.keep_bytes = 0;
     b.refuse_at = at;
     try {
-      auto const report = gptq::quantize_model(b, bundled_model(), dir / "out", random_calibration(6), asked, options);
+      auto const report = gptq::quantize_model(b, bundled_model(), dir / "out", random_calibration(32), asked, options);
       CHECK(report.linears.size() == 28);
       CHECK(gptq::model_weights(dir / "out").quantized() != nullptr);
       ++completed;
