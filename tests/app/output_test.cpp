@@ -196,8 +196,8 @@ TEST_CASE("on a terminal progress is one line that is refreshed", "[app]") {
   INFO(shown);
   CHECK(r.code == 0);
   CHECK_THAT(r.out, test::contains("relative loss"));
-  CHECK_THAT(shown, test::contains("\r\x1b[Kblock 1 of 4, q_proj") && test::contains("tokens/s") &&
-                        test::contains(" left"));
+  CHECK_THAT(shown,
+             test::contains("\r\x1b[Kblock 1 of 4, q_proj") && test::contains("tokens/s") && test::contains(" left"));
   CHECK(shown.find('\n') == std::string::npos);
   std::string const cleared = "\r\x1b[K";
   CHECK(shown.substr(shown.size() - cleared.size()) == cleared);
