@@ -117,7 +117,7 @@ class block_quantizer {
 
   /// `original` is the layer in float, where the float model runs beside; `advance`: somebody reads what comes behind.
   void quantize_layer(layer_weights<B>& layer, layer_weights<B> const* original, bool advance) {
-    auto const again = [this](auto&& f) { return with_less(f); };
+    auto const again = [this](auto&& f) { return this->with_less(f); };
     std::size_t const groups = layer.groups.size();
     if (recipe_.true_sequential) {
       for (std::size_t g = 0; g < groups; ++g)
@@ -147,7 +147,7 @@ class block_quantizer {
   /// The lm_head, on the normed hidden states behind the last layer.
   void quantize_head() {
     place_ = weights_.names().head_module();
-    auto const again = [this](auto&& f) { return with_less(f); };
+    auto const again = [this](auto&& f) { return this->with_less(f); };
     group_statistics<B> const seen = calibration_.collect_head(again);
     auto weight = timed(report_, "load", [&] {
       return with_less([&] { return b_.template adopt<typename B::activation>(weights_.head()); });
