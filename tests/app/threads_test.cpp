@@ -18,7 +18,7 @@ std::map<std::string, std::string> files(test::model_copy const& m, std::vector<
 
 }  // namespace
 
-TEST_CASE("quantize writes the same bytes with any number of threads", "[app]") {
+TEST_CASE("quantize writes the same bytes with any number of threads", "[app][slow]") {
   test::model_copy const m;
   for (std::string const preset : {"default", "best"})
     for (std::string const bits : {"2", "3", "4", "8"}) {

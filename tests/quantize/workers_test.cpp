@@ -104,7 +104,7 @@ class breaking : public gptq::host_model_backend {
 
 }  // namespace
 
-TEST_CASE("workers: the same files with 1, 2, 3 and 4, whatever the preset") {
+TEST_CASE("workers: the same files with 1, 2, 3 and 4, whatever the preset", "[slow]") {
   auto const tokens = test::random_calibration(11);
   for (auto const* preset : {"default", "best"}) {
     CAPTURE(preset);
